@@ -1,0 +1,209 @@
+#include <algorithm>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "client/classify.h"
+#include "client/training.h"
+#include "client/watch.h"
+#include "common/grpc_status.h"
+#include "common/rpc_status.h"
+#include "common/testing/temp_dir.h"
+#include "finetune/v1/inference_service.grpc.pb.h"
+#include "finetune/v1/training_service.grpc.pb.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace finetune {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::TempDir;
+
+// Answers as a test tells it to.
+class FakeTraining final : public v1::TrainingService::Service {
+ public:
+  grpc::Status StartFineTune(grpc::ServerContext*,
+                             const v1::StartFineTuneRequest* request,
+                             v1::StartFineTuneResponse* response) override {
+    last_start = *request;
+    response->mutable_job()->set_job_id("ft-1");
+    return ToGrpcStatus(start_status);
+  }
+  grpc::Status GetProgress(grpc::ServerContext*,
+                           const v1::GetProgressRequest* request,
+                           v1::GetProgressResponse* response) override {
+    if (request->job_id() != "ft-1") {
+      return ToGrpcStatus(NoSuchResourceError("job", request->job_id()));
+    }
+    response->mutable_job()->set_job_id("ft-1");
+    response->mutable_job()->set_state(end_state);
+    return grpc::Status::OK;
+  }
+  // Sends one snapshot a call and breaks off, until the last one is out.
+  grpc::Status WatchProgress(
+      grpc::ServerContext*, const v1::WatchProgressRequest* request,
+      grpc::ServerWriter<v1::WatchProgressResponse>* writer) override {
+    after.push_back(request->after_sequence());
+    v1::WatchProgressResponse response;
+    response.set_sequence(request->after_sequence() + 1);
+    const bool last = response.sequence() == 3;
+    response.mutable_job()->set_state(last ? end_state
+                                           : v1::JOB_STATE_RUNNING);
+    writer->Write(response);
+    if (last) return grpc::Status::OK;
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going away");
+  }
+
+  absl::Status start_status;
+  v1::JobState end_state = v1::JOB_STATE_SUCCEEDED;
+  v1::StartFineTuneRequest last_start;
+  std::vector<uint64_t> after;
+};
+
+class FakeInference final : public v1::InferenceService::Service {
+ public:
+  grpc::Status Classify(grpc::ServerContext*,
+                        const v1::ClassifyRequest* request,
+                        v1::ClassifyResponse* response) override {
+    sizes.push_back(request->images_size());
+    response->mutable_model()->set_name("insects");
+    response->mutable_model()->set_version(2);
+    for (const std::string& image : request->images()) {
+      auto* result = response->add_results();
+      const absl::Status bad = absl::InvalidArgumentError("not an image");
+      if (image == "noise" && request->images_size() == 1) {
+        return ToGrpcStatus(bad);
+      }
+      if (image == "noise") {
+        *result->mutable_error() = ToRpcStatus(bad);
+      } else {
+        result->add_scores()->set_label("bee");
+        result->mutable_scores(0)->set_probability(0.75);
+      }
+    }
+    return grpc::Status::OK;
+  }
+
+  std::vector<int> sizes;
+};
+
+class ClientTest : public ::testing::Test {
+ protected:
+  ClientTest() {
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&training_);
+    builder.RegisterService(&inference_);
+    builder.SetMaxReceiveMessageSize(64 << 20);
+    server_ = builder.BuildAndStart();
+    connection_.channel = server_->InProcessChannel({});
+    options_.wait = [this](absl::Duration) { ++waits_; };
+  }
+
+  ExitCode Classify(const std::vector<std::string>& files) {
+    return ClassifyFiles(connection_, files, {}, out_, err_);
+  }
+
+  const TempDir dir_;
+  FakeTraining training_;
+  FakeInference inference_;
+  std::unique_ptr<grpc::Server> server_;
+  Connection connection_;
+  WatchOptions options_;
+  int waits_ = 0;
+  std::ostringstream out_, err_;
+};
+
+TEST_F(ClientTest, StartSaysHowToWatch) {
+  v1::StartFineTuneRequest request;
+  request.set_dataset("pets");
+  EXPECT_EQ(StartJob(connection_, request, false, options_, out_, err_), kDone);
+  EXPECT_EQ(training_.last_start.dataset(), "pets");
+  EXPECT_FALSE(training_.last_start.hyper_parameters().has_epochs());
+  EXPECT_THAT(out_.str(), HasSubstr("finetune progress ft-1 --watch"));
+}
+
+TEST_F(ClientTest, RefusedStartIsAFailureAndSaysWhenToRetry) {
+  training_.start_status = RetryAfter(
+      absl::ResourceExhaustedError("16 jobs are waiting"), absl::Seconds(60));
+  EXPECT_EQ(StartJob(connection_, {}, true, options_, out_, err_), kFailed);
+  EXPECT_EQ(err_.str(), "finetune: 16 jobs are waiting\nTry again in 60 s.\n");
+}
+
+TEST_F(ClientTest, BrokenWatchGoesOnWhereItWas) {
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kDone);
+  EXPECT_THAT(training_.after, ::testing::ElementsAre(0, 1, 2));
+  EXPECT_EQ(waits_, 2);
+}
+
+TEST_F(ClientTest, FailedJobIsExitCodeOne) {
+  training_.end_state = v1::JOB_STATE_FAILED;
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kFailed);
+  EXPECT_EQ(ShowJob(connection_, "ft-1", out_, err_), kFailed);
+}
+
+TEST_F(ClientTest, UnknownJobIsExitCodeOne) {
+  EXPECT_EQ(ShowJob(connection_, "ft-9", out_, err_), kFailed);
+  EXPECT_EQ(err_.str(), "finetune: no job \"ft-9\"\n");
+}
+
+TEST_F(ClientTest, JsonIsOneObjectALine) {
+  connection_.json = true;
+  EXPECT_EQ(StartJob(connection_, {}, false, options_, out_, err_), kDone);
+  EXPECT_EQ(out_.str(), "{\"job\":{\"job_id\":\"ft-1\"}}\n");
+}
+
+TEST_F(ClientTest, ServerThatIsNotThereIsExitCodeThree) {
+  connection_.server = "127.0.0.1:1";
+  connection_.channel = Connect(connection_.server);
+  EXPECT_EQ(StartJob(connection_, {}, false, options_, out_, err_),
+            kUnreachable);
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kUnreachable);
+  EXPECT_EQ(Classify({dir_.Write("a.jpg", "bee")}), kUnreachable);
+  EXPECT_THAT(err_.str(), HasSubstr("no answer from 127.0.0.1:1"));
+  EXPECT_THAT(err_.str(), HasSubstr("FINETUNE_SERVER"));
+}
+
+TEST_F(ClientTest, BadImagesFailAloneAndSetTheExitCode) {
+  const auto bee = dir_.Write("bee.jpg", "bee");
+  const auto noise = dir_.Write("noise.jpg", "noise");
+  EXPECT_EQ(Classify({bee}), kDone);
+  EXPECT_EQ(out_.str(), bee.string() + "\n  0.7500  bee\n");
+  EXPECT_EQ(Classify({noise}), kFailed);
+  EXPECT_EQ(Classify({bee, noise, dir_.path() / "none.jpg", bee}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("noise.jpg: not an image"));
+  EXPECT_THAT(err_.str(), HasSubstr("none.jpg"));
+}
+
+TEST_F(ClientTest, ClassifyJsonIsALineAnImage) {
+  connection_.json = true;
+  const auto bee = dir_.Write("bee.jpg", "bee");
+  EXPECT_EQ(Classify({bee, dir_.Write("noise.jpg", "noise")}), kFailed);
+  EXPECT_THAT(out_.str(), HasSubstr("\"model\":\"insects\""));
+  EXPECT_THAT(out_.str(), HasSubstr("\"version\":2"));
+  EXPECT_THAT(out_.str(),
+              HasSubstr("\"scores\":[{\"label\":\"bee\",\"probability\":0.75}]"));
+  EXPECT_THAT(out_.str(), HasSubstr("\"code\":\"INVALID_ARGUMENT\""));
+  const std::string lines = out_.str();
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2);
+}
+
+TEST_F(ClientTest, ManyImagesGoInBatchesAndALargeOneAlone) {
+  std::vector<std::string> files(20, dir_.Write("bee.jpg", "bee"));
+  files.push_back(dir_.Write("large.jpg", std::string(5 << 20, 'x')));
+  EXPECT_EQ(Classify(files), kDone);
+  EXPECT_THAT(inference_.sizes, ::testing::ElementsAre(16, 4, 1));
+}
+
+TEST(ParseModelRefTest, TakesANameAndAVersion) {
+  EXPECT_EQ(ParseModelRef("hotdog")->name(), "hotdog");
+  EXPECT_EQ(ParseModelRef("hotdog")->version(), 0);
+  EXPECT_EQ(ParseModelRef("hotdog@12")->version(), 12);
+  for (const char* bad : {"", "@1", "hotdog@", "hotdog@x", "hotdog@0"}) {
+    EXPECT_FALSE(ParseModelRef(bad).ok()) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace finetune

@@ -1,0 +1,50 @@
+// A job's progress as text: a bar that is redrawn on a terminal, plain lines in
+// a pipe, and after each epoch one line that stays.
+
+#ifndef CLIENT_PROGRESS_PRINTER_H_
+#define CLIENT_PROGRESS_PRINTER_H_
+
+#include <ostream>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "finetune/v1/training_service.pb.h"
+
+namespace finetune {
+
+// "epoch 1, loss 0.512, train acc 0.781, test acc 0.902, time 31.2 sec".
+std::string EpochLine(const v1::EpochMetrics& epoch);
+
+// The job as a few lines: state, data set, settings, epochs, model or error.
+void PrintJob(const v1::FineTuneJob& job, std::ostream& out);
+
+// Not thread-safe.
+class ProgressPrinter {
+ public:
+  // `terminal_width` in columns; 0 writes plain lines, at most one every ten
+  // seconds besides those of the epochs.
+  ProgressPrinter(int terminal_width, std::ostream& out)
+      : width_(terminal_width), out_(out) {}
+
+  // Prints what is new in `job`. Snapshots may skip some, never go back.
+  void Print(const v1::FineTuneJob& job, absl::Time now = absl::Now());
+
+ private:
+  void PrintState(const v1::FineTuneJob& job);
+  void PrintEnd(const v1::FineTuneJob& job);
+  void Line(const std::string& text);  // Stays, above the bar.
+  void Bar(const v1::Progress& progress);
+
+  const int width_;
+  std::ostream& out_;
+  int epochs_printed_ = 0;
+  std::string state_line_;        // The last one printed.
+  bool bar_is_drawn_ = false;
+  bool dataset_printed_ = false;
+  absl::Time last_plain_ = absl::InfinitePast();
+};
+
+}  // namespace finetune
+
+#endif  // CLIENT_PROGRESS_PRINTER_H_

@@ -1,0 +1,137 @@
+#include "client/progress_printer.h"
+
+#include <sstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace finetune {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+v1::FineTuneJob Running(int step, int epochs_done) {
+  v1::FineTuneJob job;
+  job.set_state(v1::JOB_STATE_RUNNING);
+  auto& progress = *job.mutable_progress();
+  progress.set_epoch(epochs_done + 1);
+  progress.set_total_epochs(3);
+  progress.set_step(step);
+  progress.set_total_steps(30);
+  progress.set_fraction_done(step / 30.0);
+  progress.mutable_eta()->set_seconds(69);
+  for (int i = 1; i <= epochs_done; ++i) {
+    auto& epoch = *progress.add_epochs();
+    epoch.set_epoch(i);
+    epoch.set_train_loss(0.5125);
+    epoch.set_train_accuracy(0.781);
+    epoch.set_test_accuracy(0.902);
+    epoch.mutable_duration()->set_seconds(31);
+    epoch.mutable_duration()->set_nanos(200'000'000);
+  }
+  return job;
+}
+
+int CountOf(const std::string& text, const std::string& part) {
+  int count = 0;
+  for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) {
+    ++count;
+  }
+  return count;
+}
+
+TEST(ProgressPrinterTest, EachEpochIsOneLineOnceAlsoWhenTwoArriveTogether) {
+  std::ostringstream out;
+  ProgressPrinter printer(/*terminal_width=*/0, out);
+  printer.Print(Running(5, 0));
+  printer.Print(Running(10, 1));
+  printer.Print(Running(11, 1));
+  printer.Print(Running(30, 3));
+  const std::string text = out.str();
+  EXPECT_EQ(CountOf(text, "epoch 1, loss"), 1);
+  EXPECT_EQ(CountOf(text, "epoch 2, loss"), 1);
+  EXPECT_EQ(CountOf(text, "epoch 3, loss"), 1);
+  EXPECT_THAT(text, HasSubstr("epoch 1, loss 0.512, train acc 0.781, "
+                              "test acc 0.902, time 31.2 sec\n"));
+}
+
+TEST(ProgressPrinterTest, PipeGetsPlainLinesAtABoundedRate) {
+  std::ostringstream out;
+  ProgressPrinter printer(0, out);
+  for (int step = 1; step <= 25; ++step) {
+    printer.Print(Running(step, 0), absl::UnixEpoch() + absl::Seconds(step));
+  }
+  EXPECT_EQ(CountOf(out.str(), "epoch 1/3"), 3);
+  EXPECT_THAT(out.str(), Not(HasSubstr("\033")));
+  EXPECT_THAT(out.str(), HasSubstr("ETA 1:09"));
+}
+
+TEST(ProgressPrinterTest, BarFitsTheTerminal) {
+  for (const int width : {20, 60, 120, 200}) {
+    std::ostringstream out;
+    ProgressPrinter printer(width, out);
+    printer.Print(Running(15, 0));
+    const std::string prefix = "\r\033[K";
+    ASSERT_THAT(out.str(), ::testing::StartsWith(prefix));
+    EXPECT_LT(out.str().size() - prefix.size(), static_cast<size_t>(width));
+    if (width >= 120) {
+      EXPECT_THAT(out.str(), HasSubstr("#####."));
+    }
+  }
+}
+
+TEST(ProgressPrinterTest, QueueAndScanAreSaid) {
+  std::ostringstream out;
+  ProgressPrinter printer(0, out);
+  v1::FineTuneJob job;
+  job.set_state(v1::JOB_STATE_QUEUED);
+  job.set_queue_position(2);
+  printer.Print(job);
+  printer.Print(job);
+  job.set_state(v1::JOB_STATE_VALIDATING);
+  printer.Print(job);
+  EXPECT_EQ(out.str(), "queued, position 2\nreading the data set\n");
+}
+
+TEST(ProgressPrinterTest, EndNamesTheModelOrTheError) {
+  std::ostringstream out;
+  v1::FineTuneJob job = Running(30, 3);
+  job.set_state(v1::JOB_STATE_SUCCEEDED);
+  job.mutable_progress()->set_best_epoch(2);
+  job.mutable_model()->set_name("hotdog");
+  job.mutable_model()->set_version(4);
+  ProgressPrinter(0, out).Print(job);
+  EXPECT_THAT(out.str(), HasSubstr("model hotdog@4, test acc 0.902, of epoch 2"));
+  EXPECT_THAT(out.str(), HasSubstr("finetune classify --model hotdog IMAGE"));
+
+  std::ostringstream failed;
+  job.set_state(v1::JOB_STATE_FAILED);
+  job.mutable_error()->set_message("one class");
+  ProgressPrinter(0, failed).Print(job);
+  EXPECT_THAT(failed.str(), HasSubstr("failed: one class"));
+}
+
+TEST(PrintJobTest, ShowsDatasetSkippedFilesAndSettings) {
+  v1::FineTuneJob job = Running(3, 1);
+  job.set_job_id("ft-1");
+  job.set_dataset("pets");
+  auto& stats = *job.mutable_dataset_stats();
+  stats.set_train_images(200);
+  stats.set_skipped_images(7);
+  for (int i = 0; i < 7; ++i) {
+    auto& skipped = *stats.add_skipped();
+    skipped.set_path("train/a/x.txt");
+    skipped.set_reason("not an image");
+  }
+  job.mutable_hyper_parameters()->set_learning_rate(0.01);
+  std::ostringstream out;
+  PrintJob(job, out);
+  EXPECT_THAT(out.str(), HasSubstr("pets: 200 training"));
+  EXPECT_EQ(CountOf(out.str(), "train/a/x.txt: not an image"), 5);
+  EXPECT_THAT(out.str(), HasSubstr("skipped 2 more files"));
+  EXPECT_THAT(out.str(), HasSubstr("lr 0.01"));
+}
+
+}  // namespace
+}  // namespace finetune

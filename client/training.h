@@ -1,0 +1,27 @@
+// `finetune start` and `finetune progress`.
+
+#ifndef CLIENT_TRAINING_H_
+#define CLIENT_TRAINING_H_
+
+#include <ostream>
+#include <string>
+
+#include "client/connection.h"
+#include "client/watch.h"
+#include "finetune/v1/training_service.pb.h"
+
+namespace finetune {
+
+// Starts the job and, where `watch` is set, follows it.
+ExitCode StartJob(const Connection& connection,
+                  const v1::StartFineTuneRequest& request, bool watch,
+                  const WatchOptions& options, std::ostream& out,
+                  std::ostream& err);
+
+// Prints a snapshot. kFailed if the job failed.
+ExitCode ShowJob(const Connection& connection, const std::string& job_id,
+                 std::ostream& out, std::ostream& err);
+
+}  // namespace finetune
+
+#endif  // CLIENT_TRAINING_H_

@@ -1,0 +1,41 @@
+// Following a job to its end.
+
+#ifndef CLIENT_WATCH_H_
+#define CLIENT_WATCH_H_
+
+#include <functional>
+#include <ostream>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "client/connection.h"
+
+namespace finetune {
+
+struct WatchOptions {
+  int terminal_width = 0;  // Columns; 0: not a terminal.
+  // After a broken stream: how often to try again, and how to wait meanwhile,
+  // one second at first and longer every time.
+  int retries = 6;
+  std::function<void(absl::Duration)> wait = absl::SleepFor;
+};
+
+// Prints progress until the job ends: kDone if it succeeded, kFailed if not;
+// kUnreachable if the server stays away. A stream that breaks goes on where it
+// was. With SIGINT blocked in the process, as BlockInterrupt does it, Ctrl-C
+// ends the watch with kInterrupted and says how to take it up again; the job
+// runs on.
+ExitCode WatchJob(const Connection& connection, const std::string& job_id,
+                  const WatchOptions& options, std::ostream& out,
+                  std::ostream& err);
+
+// Leaves SIGINT to WatchJob. To be called before any thread is started.
+void BlockInterrupt();
+
+// Columns of the terminal that standard output is; 0 if it is none.
+int TerminalWidth();
+
+}  // namespace finetune
+
+#endif  // CLIENT_WATCH_H_

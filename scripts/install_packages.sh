@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Installs the system packages of finetuned (Debian 12, Ubuntu 24.04): the one
+# list of them. Quick when all are there.
+#   install_packages.sh [build]    to build and test (default)
+#   install_packages.sh runtime    to run the built programs, e.g. in an image
+# Reads no environment variables. Uses sudo where it does not run as root.
+set -euo pipefail
+
+# Headers of the libraries that the programs are linked with.
+libraries=(
+  libgrpc++-dev libprotobuf-dev libabsl-dev libssl-dev
+  libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
+  libturbojpeg0-dev libspdlog-dev
+)
+tools=(
+  build-essential cmake ninja-build ccache pkg-config
+  protobuf-compiler protobuf-compiler-grpc
+  libgtest-dev libgmock-dev libbenchmark-dev
+  libcli11-dev nlohmann-json3-dev
+  python3 python3-venv python3-pip curl unzip ca-certificates
+  clang-format clang-tidy
+)
+
+fail() {
+  echo "install_packages.sh: $*" >&2
+  exit 1
+}
+
+as_root() {
+  if [[ $EUID -eq 0 ]]; then "$@"; else sudo "$@"; fi
+}
+
+installed() {
+  [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+all_installed() {
+  local package
+  for package in "$@"; do installed "$package" || return 1; done
+}
+
+# A package's own shared libraries, as its headers depend on them: their names
+# carry versions (libgrpc++1.51, libgrpc++1.51t64) that differ between systems.
+shared_libraries_of() {
+  apt-cache depends --no-recommends --no-suggests "$@" |
+    sed -nE 's/^ *Depends: (lib.*)$/\1/p' |
+    grep -vE -- '-dev$' | sort -u
+}
+
+group=${1:-build}
+[[ $group == build || $group == runtime ]] || {
+  echo "usage: install_packages.sh [build|runtime]" >&2
+  exit 2
+}
+command -v apt-get >/dev/null ||
+  fail "no apt-get here; install by hand: ${libraries[*]} ${tools[*]}"
+# Where TurboJPEG's headers have the other of their two names.
+if installed libturbojpeg-dev; then
+  libraries=("${libraries[@]/#libturbojpeg0-dev/libturbojpeg-dev}")
+fi
+if [[ $group == build ]] && all_installed "${libraries[@]}" "${tools[@]}"; then
+  exit 0
+fi
+
+echo "installing system packages"
+as_root apt-get update -qq
+if ! apt-cache show libturbojpeg0-dev >/dev/null 2>&1; then
+  libraries=("${libraries[@]/#libturbojpeg0-dev/libturbojpeg-dev}")
+fi
+if [[ $group == build ]]; then
+  packages=("${libraries[@]}" "${tools[@]}")
+else
+  mapfile -t packages < <(shared_libraries_of "${libraries[@]}")
+  [[ ${#packages[@]} -gt 0 ]] || fail "found no shared libraries to install"
+  # LibTorch brings libtorch and libgomp, not the C++ library.
+  packages+=(libstdc++6 ca-certificates)
+fi
+as_root env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -y -qq --no-install-recommends "${packages[@]}"

@@ -1,0 +1,23 @@
+// Where tensors live.
+
+#ifndef SERVER_MODEL_DEVICE_H_
+#define SERVER_MODEL_DEVICE_H_
+
+#include <string>
+#include "absl/strings/string_view.h"
+
+#include "absl/status/statusor.h"
+
+namespace finetune {
+
+// "auto" is cuda:0 if there is one, else cpu; "cpu", "cuda" (cuda:0) and
+// "cuda:N" are themselves. Returns "cpu" or "cuda:N", which torch::Device
+// takes.
+//
+// INVALID_ARGUMENT for another name; FAILED_PRECONDITION if CUDA was asked for
+// and this machine, or this LibTorch, has none, or no such GPU.
+absl::StatusOr<std::string> ResolveDevice(absl::string_view name);
+
+}  // namespace finetune
+
+#endif  // SERVER_MODEL_DEVICE_H_

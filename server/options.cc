@@ -1,0 +1,90 @@
+#include "server/options.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <system_error>
+#include <thread>
+
+namespace finetune {
+namespace {
+
+namespace fs = std::filesystem;
+
+// $`variable`, or ~/`below_home`.
+fs::path UserFolder(const char* variable, const char* below_home) {
+  if (const char* value = std::getenv(variable); value && *value) return value;
+  const char* home = std::getenv("HOME");
+  return fs::path(home ? home : "/") / below_home;
+}
+
+fs::path FolderOfThisProgram() {
+  std::error_code ignored;
+  return fs::read_symlink("/proc/self/exe", ignored).parent_path();
+}
+
+}  // namespace
+
+ServerOptions::ServerOptions()
+    : state_dir(UserFolder("XDG_STATE_HOME", ".local/state") / "finetuned"),
+      pretrained(UserFolder("TORCH_HOME", ".cache/torch") /
+                 "hub/checkpoints/resnet18-f37072fd.pth"),
+      threads(static_cast<int>(
+          std::max(1u, std::thread::hardware_concurrency()))),
+      decode_threads(threads),
+      trainer(FolderOfThisProgram() / "finetune-trainer") {}
+
+void AddServerOptions(CLI::App& app, ServerOptions& options) {
+  const auto add = [&app](const char* name, const char* variable, auto& value,
+                          const char* help) {
+    return app.add_option(name, value, help)
+        ->envname(variable)
+        ->capture_default_str();
+  };
+  app.set_config("--config", "",
+                 "File of settings, one `name = value` a line");
+  add("--address", "FINETUNED_ADDRESS", options.address,
+      "HOST:PORT to listen on; port 0 takes a free one");
+  add("--state_dir", "FINETUNED_STATE_DIR", options.state_dir,
+      "Folder for jobs and models; created if absent");
+  add("--data_root", "FINETUNED_DATA_ROOT", options.data_root,
+      "Folder that all data sets lie in")
+      ->check(CLI::ExistingDirectory);
+  add("--pretrained", "FINETUNED_PRETRAINED", options.pretrained,
+      "ResNet18's ImageNet weights: state_dict as .pth or .safetensors");
+  add("--device", "FINETUNED_DEVICE", options.device,
+      "auto, cpu, cuda or cuda:N");
+  add("--threads", "FINETUNED_THREADS", options.threads,
+      "CPU threads to compute with, in the server and in a trainer")
+      ->check(CLI::Range(1, 1024));
+  add("--decode_threads", "FINETUNED_DECODE_THREADS", options.decode_threads,
+      "CPU threads that prepare a trainer's images")
+      ->check(CLI::Range(1, 1024));
+  add("--max_queued_jobs", "FINETUNED_MAX_QUEUED_JOBS",
+      options.max_queued_jobs, "Jobs that may wait; more are refused")
+      ->check(CLI::Range(1, 100'000));
+  add("--max_images", "FINETUNED_MAX_IMAGES", options.max_images,
+      "Images in a Classify request")
+      ->check(CLI::Range(1, 10'000));
+  add("--max_image_bytes", "FINETUNED_MAX_IMAGE_BYTES",
+      options.max_image_bytes, "Bytes of an encoded image to classify")
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 30));
+  add("--max_image_pixels", "FINETUNED_MAX_IMAGE_PIXELS",
+      options.max_image_pixels, "Pixels of an image, checked before decoding")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  add("--max_message_bytes", "FINETUNED_MAX_MESSAGE_BYTES",
+      options.max_message_bytes, "Bytes of a whole request")
+      ->check(CLI::Range(1 << 16, 1 << 30));
+  add("--max_batch", "FINETUNED_MAX_BATCH", options.max_batch,
+      "Images in one forward pass")
+      ->check(CLI::Range(1, 1024));
+  add("--max_queued_images", "FINETUNED_MAX_QUEUED_IMAGES",
+      options.max_queued_images, "Images that may wait; more are refused")
+      ->check(CLI::Range(1, 1'000'000));
+  add("--max_loaded_models", "FINETUNED_MAX_LOADED_MODELS",
+      options.max_loaded_models, "Models kept in memory, 45 MB each")
+      ->check(CLI::Range(1, 1000));
+  add("--trainer", "FINETUNED_TRAINER", options.trainer,
+      "The finetune-trainer program");
+}
+
+}  // namespace finetune

@@ -1,0 +1,42 @@
+// finetuned's settings: command line, environment, configuration file.
+
+#ifndef SERVER_OPTIONS_H_
+#define SERVER_OPTIONS_H_
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "CLI/CLI.hpp"
+
+namespace finetune {
+
+struct ServerOptions {
+  std::string address = "127.0.0.1:50051";  // HOST:PORT; port 0: a free one.
+  std::filesystem::path state_dir;          // Jobs and models. Created.
+  std::filesystem::path data_root = ".";    // Data sets are below it.
+  std::filesystem::path pretrained;         // ResNet18's ImageNet weights.
+  std::string device = "auto";              // As ResolveDevice.
+  int threads;                              // CPU threads, >= 1.
+  int decode_threads;                       // Of a trainer, >= 1.
+  size_t max_queued_jobs = 16;
+  int max_images = 64;                      // In a Classify request.
+  uint64_t max_image_bytes = 16 << 20;      // Each, encoded.
+  int64_t max_image_pixels = 64'000'000;    // Each, decoded.
+  int max_message_bytes = 64 << 20;         // A whole request.
+  size_t max_batch = 32;                    // Images in a forward pass.
+  size_t max_queued_images = 512;           // Waiting for one.
+  size_t max_loaded_models = 8;             // In memory, 45 MB each.
+  std::filesystem::path trainer;            // The finetune-trainer binary.
+
+  // Defaults that depend on the machine: the number of cores, the user's
+  // folders, where this program is.
+  ServerOptions();
+};
+
+// Declares every setting on `app`, which then parses into `options`.
+void AddServerOptions(CLI::App& app, ServerOptions& options);
+
+}  // namespace finetune
+
+#endif  // SERVER_OPTIONS_H_

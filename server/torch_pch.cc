@@ -1,0 +1,1 @@
+// Exists to have <torch/torch.h> compiled into a header once.

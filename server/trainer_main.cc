@@ -1,0 +1,160 @@
+// finetune-trainer: one job in one process. Reads a TrainerSpec, writes
+// TrainerEvents to standard output and the model to the spec's folder.
+
+#include <malloc.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <iostream>
+#include <new>
+#include <stop_token>
+#include <string>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/file.h"
+#include "common/rpc_status.h"
+#include "common/status_macros.h"
+#include "google/protobuf/io/zero_copy_stream_impl.h"
+#include "google/protobuf/util/delimited_message_util.h"
+#include "server/data/dataset.h"
+#include "server/model/registry.h"
+#include "server/model/safetensors.h"
+#include "server/model/sha256.h"
+#include "server/training/fine_tuner.h"
+
+namespace finetune {
+namespace {
+
+using trainer::TrainerEvent;
+using trainer::TrainerSpec;
+
+constexpr uint64_t kMaxSpecBytes = 1 << 20;
+
+// The standard output as it was; whatever else prints there goes to standard
+// error instead.
+int TakeStandardOutput() {
+  const int events = dup(STDOUT_FILENO);
+  dup2(STDERR_FILENO, STDOUT_FILENO);
+  return events;
+}
+
+class EventWriter {
+ public:
+  explicit EventWriter(int fd) : fd_(fd) {}
+  void Write(const TrainerEvent& event) const {
+    google::protobuf::util::SerializeDelimitedToFileDescriptor(event, fd_);
+  }
+
+ private:
+  const int fd_;
+};
+
+absl::Status WriteModel(const TrainerSpec& spec, const Dataset& dataset,
+                        const FineTuner::Result& result) {
+  const std::filesystem::path dir = spec.model_dir();
+  const std::string weights = SerializeSafetensors(result.best);
+  v1::Model model;
+  for (const std::string& label : dataset.folder.classes) {
+    model.add_labels(label);
+  }
+  model.set_test_accuracy(result.test_accuracy);
+  model.set_job_id(spec.job_id());
+  model.set_weights_sha256(Sha256Hex(weights));
+  model.mutable_create_time()->set_seconds(absl::ToUnixSeconds(absl::Now()));
+  RETURN_IF_ERROR(MakeFolders(dir));
+  RETURN_IF_ERROR(WriteFileAtomically(dir / kWeightsFile, weights));
+  return WriteModelFile(dir, model);
+}
+
+absl::Status Train(const TrainerSpec& spec, const EventWriter& events,
+                   const std::stop_token& stop) {
+  ASSIGN_OR_RETURN(ImageFolder folder, OpenImageFolder(spec.dataset_dir()));
+  ASSIGN_OR_RETURN(
+      const Dataset dataset,
+      ScanDataset(std::move(folder), {.max_pixels = spec.max_image_pixels()},
+                  spec.decode_threads()));
+  TrainerEvent scanned;
+  *scanned.mutable_dataset_stats() = dataset.stats;
+  events.Write(scanned);
+
+  torch::set_num_threads(spec.threads());
+  ASSIGN_OR_RETURN(FineTuner tuner, FineTuner::Create(spec, dataset));
+  ASSIGN_OR_RETURN(const FineTuner::Result result,
+                   tuner.Run(
+                       [&](const v1::Progress& progress) {
+                         TrainerEvent event;
+                         *event.mutable_progress() = progress;
+                         events.Write(event);
+                       },
+                       stop));
+  return WriteModel(spec, dataset, result);
+}
+
+// The edge of the exception world.
+absl::Status TrainCatching(const std::string& spec_file,
+                           const EventWriter& events,
+                           const std::stop_token& stop) try {
+  ASSIGN_OR_RETURN(const std::string bytes, ReadFile(spec_file, kMaxSpecBytes));
+  TrainerSpec spec;
+  if (!spec.ParseFromString(bytes)) {
+    return absl::InvalidArgumentError(spec_file + " is not a TrainerSpec");
+  }
+  return Train(spec, events, stop);
+} catch (const c10::OutOfMemoryError& e) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("out of GPU memory: try a smaller batch_size (",
+                   e.what_without_backtrace(), ")"));
+} catch (const c10::Error& e) {
+  return absl::InternalError(e.what_without_backtrace());
+} catch (const std::bad_alloc&) {
+  return absl::ResourceExhaustedError(
+      "out of memory: try a smaller batch_size");
+} catch (const std::exception& e) {
+  return absl::InternalError(e.what());
+}
+
+int Main(const std::string& spec_file) {
+  const EventWriter events(TakeStandardOutput());
+  std::stop_source stop;
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::thread([&stop, signals] {
+    int signal_number = 0;
+    sigwait(&signals, &signal_number);
+    stop.request_stop();
+  }).detach();
+
+  const absl::Status status =
+      TrainCatching(spec_file, events, stop.get_token());
+  TrainerEvent last;
+  if (status.ok()) {
+    last.set_done(true);
+  } else {
+    std::cerr << status << std::endl;
+    *last.mutable_error() = ToRpcStatus(status);
+  }
+  events.Write(last);
+  // No destructors: the thread above still waits.
+  _exit(status.ok() ? 0 : 1);
+}
+
+}  // namespace
+}  // namespace finetune
+
+int main(int argc, char** argv) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // A trainer without a server is no use.
+  std::string spec_file;
+  CLI::App app("Runs one fine-tuning job for finetuned.", "finetune-trainer");
+  app.set_version_flag("--version", FINETUNE_VERSION);
+  app.add_option("--spec", spec_file, "File that holds a TrainerSpec")
+      ->required()
+      ->check(CLI::ExistingFile);
+  CLI11_PARSE(app, argc, argv);
+  return finetune::Main(spec_file);
+}

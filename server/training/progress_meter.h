@@ -1,0 +1,66 @@
+// Turns steps into what a watcher wants to know: how far, how fast, how long
+// still.
+
+#ifndef SERVER_TRAINING_PROGRESS_METER_H_
+#define SERVER_TRAINING_PROGRESS_METER_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "finetune/v1/training_service.pb.h"
+
+namespace finetune {
+
+// Not thread-safe.
+class ProgressMeter {
+ public:
+  using ClockFn = std::function<absl::Time()>;
+
+  struct Plan {
+    int epochs = 0;
+    int batch_size = 0;
+    int64_t train_images = 0;
+    int64_t test_images = 0;
+  };
+
+  explicit ProgressMeter(const Plan& plan, ClockFn clock = absl::Now);
+
+  void BeginEpoch(int epoch);  // 1-based.
+
+  // After a training step on `images`, of whose time `data_wait` went by
+  // before the batch was there.
+  void TrainStep(int64_t images, absl::Duration data_wait);
+
+  // After a test batch.
+  void TestStep(int64_t images);
+
+  // After BeginEpoch, all but the losses and accuracies set. Whoever measured
+  // these fills them in.
+  const v1::Progress& progress() const { return progress_; }
+
+  // Completes the epoch: fills in its number, duration and images/s, appends
+  // it and finds the best one. Returns whether that is this epoch.
+  bool EndEpoch(v1::EpochMetrics metrics);
+
+  // The loss and accuracy of the epoch so far.
+  void SetTraining(double loss, double accuracy);
+
+ private:
+  void UpdateFraction();
+
+  const Plan plan_;
+  const ClockFn clock_;
+  const absl::Time start_;
+  absl::Time epoch_start_;
+  absl::Duration epoch_train_time_;  // Up to the latest training step.
+  absl::Duration epoch_data_wait_;
+  int64_t epoch_images_ = 0;
+  double work_done_ = 0;  // In forward passes of one image.
+  v1::Progress progress_;
+};
+
+}  // namespace finetune
+
+#endif  // SERVER_TRAINING_PROGRESS_METER_H_
