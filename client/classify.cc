@@ -47,7 +47,7 @@ class Printer {
                  {"error",
                   {{"code", absl::StatusCodeToString(error.code())},
                    {"message", std::string(error.message())}}}}
-                .dump()
+                .dump(-1, ' ', false, Json::error_handler_t::replace)
          << std::endl;
   }
 
@@ -58,14 +58,14 @@ class Printer {
                   const v1::ClassifyResult& result) {
     Json scores = Json::array();
     for (const v1::ClassScore& score : result.scores()) {
-      scores.push_back({{"label", score.label()},
-                        {"probability", score.probability()}});
+      scores.push_back(
+          {{"label", score.label()}, {"probability", score.probability()}});
     }
     out_ << Json{{"image", file},
                  {"model", model.name()},
                  {"version", model.version()},
                  {"scores", std::move(scores)}}
-                .dump()
+                .dump(-1, ' ', false, Json::error_handler_t::replace)
          << std::endl;
   }
 
@@ -117,8 +117,8 @@ class Classifier {
     grpc::ClientContext context;
     connection_.SetDeadline(context);
     v1::ClassifyResponse response;
-    const absl::Status status = FromGrpcStatus(
-        stub_->Classify(&context, batch.request, &response));
+    const absl::Status status =
+        FromGrpcStatus(stub_->Classify(&context, batch.request, &response));
     if (absl::IsInvalidArgument(status) && batch.files.size() == 1) {
       printer_.Error(batch.files[0], status);  // The image's own fault.
       return absl::OkStatus();

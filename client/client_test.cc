@@ -49,8 +49,7 @@ class FakeTraining final : public v1::TrainingService::Service {
     v1::WatchProgressResponse response;
     response.set_sequence(request->after_sequence() + 1);
     const bool last = response.sequence() == 3;
-    response.mutable_job()->set_state(last ? end_state
-                                           : v1::JOB_STATE_RUNNING);
+    response.mutable_job()->set_state(last ? end_state : v1::JOB_STATE_RUNNING);
     writer->Write(response);
     if (last) return grpc::Status::OK;
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going away");
@@ -182,8 +181,9 @@ TEST_F(ClientTest, ClassifyJsonIsALineAnImage) {
   EXPECT_EQ(Classify({bee, dir_.Write("noise.jpg", "noise")}), kFailed);
   EXPECT_THAT(out_.str(), HasSubstr("\"model\":\"insects\""));
   EXPECT_THAT(out_.str(), HasSubstr("\"version\":2"));
-  EXPECT_THAT(out_.str(),
-              HasSubstr("\"scores\":[{\"label\":\"bee\",\"probability\":0.75}]"));
+  EXPECT_THAT(
+      out_.str(),
+      HasSubstr("\"scores\":[{\"label\":\"bee\",\"probability\":0.75}]"));
   EXPECT_THAT(out_.str(), HasSubstr("\"code\":\"INVALID_ARGUMENT\""));
   const std::string lines = out_.str();
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2);

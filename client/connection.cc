@@ -25,9 +25,9 @@ std::optional<int64_t> RetrySeconds(const absl::Status& status) {
 }  // namespace
 
 void Connection::SetDeadline(grpc::ClientContext& context) const {
-  context.set_deadline(std::chrono::system_clock::now() +
-                       std::chrono::milliseconds(
-                           static_cast<int64_t>(1000 * timeout_seconds)));
+  context.set_deadline(
+      std::chrono::system_clock::now() +
+      std::chrono::milliseconds(static_cast<int64_t>(1000 * timeout_seconds)));
 }
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& server) {

@@ -16,7 +16,7 @@ namespace finetune {
 
 enum ExitCode {
   kDone = 0,
-  kFailed = 1,       // The job, an image, or the request.
+  kFailed = 1,  // The job, an image, or the request.
   kUsage = 2,
   kUnreachable = 3,  // No server, or no answer within the timeout.
   kInterrupted = 130,

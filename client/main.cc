@@ -39,12 +39,11 @@ void AddHyperParameters(CLI::App& app, v1::HyperParameters& p) {
                        [&p](double v) { p.set_momentum(v); });
   AddParameter<int>(app, "--batch-size", "Images a step, 1..1024 [64]",
                     [&p](int v) { p.set_batch_size(v); });
-  AddParameter<uint64_t>(app, "--seed",
-                         "Of order, augmentation and fc [drawn]",
+  AddParameter<uint64_t>(app, "--seed", "Of order, augmentation and fc [drawn]",
                          [&p](uint64_t v) { p.set_seed(v); });
-  app.add_flag_callback("--from-scratch",
-                        [&p] { p.set_from_scratch(true); },
-                        "Train without pretrained weights");
+  app.add_flag_callback(
+      "--from-scratch", [&p] { p.set_from_scratch(true); },
+      "Train without pretrained weights");
 }
 
 int Main(int argc, char** argv) {
@@ -67,9 +66,10 @@ int Main(int argc, char** argv) {
   v1::StartFineTuneRequest start_request;
   bool watch = false;
   auto* start = app.add_subcommand("start", "Start a fine-tuning job");
-  start->add_option("DATASET", *start_request.mutable_dataset(),
-                    "Folder below the server's data root that holds "
-                    "train/<class>/ and test/<class>/ (or val/)")
+  start
+      ->add_option("DATASET", *start_request.mutable_dataset(),
+                   "Folder below the server's data root that holds "
+                   "train/<class>/ and test/<class>/ (or val/)")
       ->required();
   start->add_option("--name", *start_request.mutable_model_name(),
                     "Model to publish, of a-z, 0-9 and '-' [the folder's]");
@@ -90,8 +90,9 @@ int Main(int argc, char** argv) {
       ->check(CLI::Validator(CLI::ExistingDirectory).operator!());
   classify->add_option("--model", model,
                        "NAME[@VERSION] [the model promoted last]");
-  classify->add_option("--top-k", classify_options.top_k,
-                       "Labels to print for each image; 0: all")
+  classify
+      ->add_option("--top-k", classify_options.top_k,
+                   "Labels to print for each image; 0: all")
       ->check(CLI::Range(0, 1000))
       ->capture_default_str();
 

@@ -19,9 +19,9 @@ double Seconds(const google::protobuf::Duration& duration) {
 // "1:05:09", "5:09".
 std::string Clock(const google::protobuf::Duration& duration) {
   const int64_t s = duration.seconds() + (duration.nanos() > 0 ? 1 : 0);
-  return s >= 3600 ? absl::StrFormat("%d:%02d:%02d", s / 3600, s / 60 % 60,
-                                     s % 60)
-                   : absl::StrFormat("%d:%02d", s / 60, s % 60);
+  return s >= 3600
+             ? absl::StrFormat("%d:%02d:%02d", s / 3600, s / 60 % 60, s % 60)
+             : absl::StrFormat("%d:%02d", s / 60, s % 60);
 }
 
 std::string StateName(v1::JobState state) {

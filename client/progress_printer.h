@@ -39,7 +39,7 @@ class ProgressPrinter {
   const int width_;
   std::ostream& out_;
   int epochs_printed_ = 0;
-  std::string state_line_;        // The last one printed.
+  std::string state_line_;  // The last one printed.
   bool bar_is_drawn_ = false;
   bool dataset_printed_ = false;
   absl::Time last_plain_ = absl::InfinitePast();

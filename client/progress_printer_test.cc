@@ -102,7 +102,8 @@ TEST(ProgressPrinterTest, EndNamesTheModelOrTheError) {
   job.mutable_model()->set_name("hotdog");
   job.mutable_model()->set_version(4);
   ProgressPrinter(0, out).Print(job);
-  EXPECT_THAT(out.str(), HasSubstr("model hotdog@4, test acc 0.902, of epoch 2"));
+  EXPECT_THAT(out.str(),
+              HasSubstr("model hotdog@4, test acc 0.902, of epoch 2"));
   EXPECT_THAT(out.str(), HasSubstr("finetune classify --model hotdog IMAGE"));
 
   std::ostringstream failed;

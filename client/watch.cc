@@ -68,8 +68,7 @@ void BlockInterrupt() {
 
 int TerminalWidth() {
   winsize size;
-  if (!isatty(STDOUT_FILENO) ||
-      ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) {
+  if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) {
     return 0;
   }
   return size.ws_col > 0 ? size.ws_col : 80;

@@ -33,8 +33,8 @@ absl::Status WriteAll(int fd, absl::string_view content,
 
 absl::Status WriteAndSync(const std::filesystem::path& path,
                           absl::string_view content) {
-  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-                      0644);
+  const int fd =
+      open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) return ErrnoError(errno, "create", path);
   absl::Status written = WriteAll(fd, content, path);
   if (written.ok() && fsync(fd) != 0) written = ErrnoError(errno, "sync", path);

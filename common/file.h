@@ -11,10 +11,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
-#include "absl/strings/string_view.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace finetune {
 

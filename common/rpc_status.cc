@@ -29,12 +29,13 @@ absl::Status InvalidFieldError(absl::string_view field,
   auto* violation = detail.add_field_violations();
   violation->set_field(std::string(field));
   violation->set_description(absl::StrCat("must be ", expected));
-  return WithDetail(absl::InvalidArgumentError(
-                        absl::StrCat(field, " must be ", expected)),
-                    detail);
+  return WithDetail(
+      absl::InvalidArgumentError(absl::StrCat(field, " must be ", expected)),
+      detail);
 }
 
-absl::Status NoSuchResourceError(absl::string_view type, absl::string_view name) {
+absl::Status NoSuchResourceError(absl::string_view type,
+                                 absl::string_view name) {
   google::rpc::ResourceInfo detail;
   detail.set_resource_type(std::string(type));
   detail.set_resource_name(std::string(name));
@@ -43,7 +44,8 @@ absl::Status NoSuchResourceError(absl::string_view type, absl::string_view name)
       detail);
 }
 
-absl::Status PreconditionError(absl::string_view type, absl::string_view subject,
+absl::Status PreconditionError(absl::string_view type,
+                               absl::string_view subject,
                                absl::string_view description) {
   google::rpc::PreconditionFailure detail;
   auto* violation = detail.add_violations();

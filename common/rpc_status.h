@@ -6,9 +6,8 @@
 #ifndef COMMON_RPC_STATUS_H_
 #define COMMON_RPC_STATUS_H_
 
-#include "absl/strings/string_view.h"
-
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "google/rpc/status.pb.h"
 
@@ -20,11 +19,13 @@ absl::Status InvalidFieldError(absl::string_view field,
                                absl::string_view expected);
 
 // NOT_FOUND with ResourceInfo. `type` is "job", "model" or "dataset".
-absl::Status NoSuchResourceError(absl::string_view type, absl::string_view name);
+absl::Status NoSuchResourceError(absl::string_view type,
+                                 absl::string_view name);
 
 // FAILED_PRECONDITION with PreconditionFailure. `type` is "DATASET", "MODEL",
 // "WEIGHTS" or "DEVICE"; `description` says what is wrong and what to do.
-absl::Status PreconditionError(absl::string_view type, absl::string_view subject,
+absl::Status PreconditionError(absl::string_view type,
+                               absl::string_view subject,
                                absl::string_view description);
 
 // `status` with RetryInfo. REQUIRES: !status.ok().

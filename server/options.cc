@@ -28,8 +28,8 @@ ServerOptions::ServerOptions()
     : state_dir(UserFolder("XDG_STATE_HOME", ".local/state") / "finetuned"),
       pretrained(UserFolder("TORCH_HOME", ".cache/torch") /
                  "hub/checkpoints/resnet18-f37072fd.pth"),
-      threads(static_cast<int>(
-          std::max(1u, std::thread::hardware_concurrency()))),
+      threads(
+          static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
       decode_threads(threads),
       trainer(FolderOfThisProgram() / "finetune-trainer") {}
 
@@ -40,8 +40,7 @@ void AddServerOptions(CLI::App& app, ServerOptions& options) {
         ->envname(variable)
         ->capture_default_str();
   };
-  app.set_config("--config", "",
-                 "File of settings, one `name = value` a line");
+  app.set_config("--config", "", "File of settings, one `name = value` a line");
   add("--address", "FINETUNED_ADDRESS", options.address,
       "HOST:PORT to listen on; port 0 takes a free one");
   add("--state_dir", "FINETUNED_STATE_DIR", options.state_dir,
@@ -59,14 +58,14 @@ void AddServerOptions(CLI::App& app, ServerOptions& options) {
   add("--decode_threads", "FINETUNED_DECODE_THREADS", options.decode_threads,
       "CPU threads that prepare a trainer's images")
       ->check(CLI::Range(1, 1024));
-  add("--max_queued_jobs", "FINETUNED_MAX_QUEUED_JOBS",
-      options.max_queued_jobs, "Jobs that may wait; more are refused")
+  add("--max_queued_jobs", "FINETUNED_MAX_QUEUED_JOBS", options.max_queued_jobs,
+      "Jobs that may wait; more are refused")
       ->check(CLI::Range(1, 100'000));
   add("--max_images", "FINETUNED_MAX_IMAGES", options.max_images,
       "Images in a Classify request")
       ->check(CLI::Range(1, 10'000));
-  add("--max_image_bytes", "FINETUNED_MAX_IMAGE_BYTES",
-      options.max_image_bytes, "Bytes of an encoded image to classify")
+  add("--max_image_bytes", "FINETUNED_MAX_IMAGE_BYTES", options.max_image_bytes,
+      "Bytes of an encoded image to classify")
       ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 30));
   add("--max_image_pixels", "FINETUNED_MAX_IMAGE_PIXELS",
       options.max_image_pixels, "Pixels of an image, checked before decoding")

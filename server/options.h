@@ -20,14 +20,14 @@ struct ServerOptions {
   int threads;                              // CPU threads, >= 1.
   int decode_threads;                       // Of a trainer, >= 1.
   size_t max_queued_jobs = 16;
-  int max_images = 64;                      // In a Classify request.
-  uint64_t max_image_bytes = 16 << 20;      // Each, encoded.
-  int64_t max_image_pixels = 64'000'000;    // Each, decoded.
-  int max_message_bytes = 64 << 20;         // A whole request.
-  size_t max_batch = 32;                    // Images in a forward pass.
-  size_t max_queued_images = 512;           // Waiting for one.
-  size_t max_loaded_models = 8;             // In memory, 45 MB each.
-  std::filesystem::path trainer;            // The finetune-trainer binary.
+  int max_images = 64;                    // In a Classify request.
+  uint64_t max_image_bytes = 16 << 20;    // Each, encoded.
+  int64_t max_image_pixels = 64'000'000;  // Each, decoded.
+  int max_message_bytes = 64 << 20;       // A whole request.
+  size_t max_batch = 32;                  // Images in a forward pass.
+  size_t max_queued_images = 512;         // Waiting for one.
+  size_t max_loaded_models = 8;           // In memory, 45 MB each.
+  std::filesystem::path trainer;          // The finetune-trainer binary.
 
   // Defaults that depend on the machine: the number of cores, the user's
   // folders, where this program is.

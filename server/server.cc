@@ -32,18 +32,30 @@ namespace {
 
 constexpr auto kStreamGrace = std::chrono::seconds(5);
 
-// Held for as long as the process lives.
-absl::Status LockStateDir(const std::filesystem::path& state_dir) {
-  const std::filesystem::path path = state_dir / "lock";
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("open ", path.native()));
+// Keeps other servers away from the state folder while it lives.
+class StateLock {
+ public:
+  static absl::StatusOr<std::unique_ptr<StateLock>> Take(
+      const std::filesystem::path& state_dir) {
+    const std::filesystem::path path = state_dir / "lock";
+    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("open ", path.native()));
+    }
+    auto lock = std::unique_ptr<StateLock>(new StateLock(fd));
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return lock;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "another finetuned uses the state folder ", state_dir.native()));
   }
-  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
-  close(fd);
-  return absl::FailedPreconditionError(absl::StrCat(
-      "another finetuned uses the state folder ", state_dir.native()));
-}
+  ~StateLock() { close(fd_); }
+  StateLock(const StateLock&) = delete;
+  StateLock& operator=(const StateLock&) = delete;
+
+ private:
+  explicit StateLock(int fd) : fd_(fd) {}
+
+  const int fd_;
+};
 
 trainer::TrainerSpec TrainerDefaults(const ServerOptions& options,
                                      const std::string& device) {
@@ -59,8 +71,8 @@ trainer::TrainerSpec TrainerDefaults(const ServerOptions& options,
 }  // namespace
 
 struct Server::Rooms {
-  Rooms(const ServerOptions& options, std::string device_name,
-        std::unique_ptr<ModelRegistry> model_registry);
+  Rooms(const ServerOptions& options, std::unique_ptr<StateLock> state_lock,
+        std::string device_name, std::unique_ptr<ModelRegistry> model_registry);
 
   absl::Status Listen(const ServerOptions& options);
 
@@ -71,6 +83,7 @@ struct Server::Rooms {
   // Loads the default model and tells health whether there is one.
   void ServeDefaultModel();
 
+  const std::unique_ptr<StateLock> lock;
   const std::string device;
   std::string address;
   std::unique_ptr<ModelRegistry> registry;
@@ -83,37 +96,42 @@ struct Server::Rooms {
   std::unique_ptr<grpc::Server> grpc_server;
 };
 
-Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
+Server::Rooms::Rooms(const ServerOptions& options,
+                     std::unique_ptr<StateLock> state_lock,
+                     std::string device_name,
                      std::unique_ptr<ModelRegistry> model_registry)
-    : device(std::move(device_name)),
+    : lock(std::move(state_lock)),
+      device(std::move(device_name)),
       registry(std::move(model_registry)),
-      models(options.max_loaded_models,
-             [this, predictor = PredictorOptions{
-                        .device = device,
-                        .threads = options.threads,
-                        .limits = {.max_pixels = options.max_image_pixels}}](
-                 const v1::Model& model) {
-               return LoadPredictor(registry->DirOf(model.ref()) / kWeightsFile,
-                                    model.labels_size(), predictor);
-             }),
+      models(
+          options.max_loaded_models,
+          [this, predictor =
+                     PredictorOptions{
+                         .device = device,
+                         .threads = options.threads,
+                         .limits = {.max_pixels = options.max_image_pixels}}](
+              const v1::Model& model) {
+            return LoadPredictor(registry->DirOf(model.ref()) / kWeightsFile,
+                                 model.labels_size(), predictor);
+          }),
       batcher({.max_batch = options.max_batch,
                .max_waiting = options.max_queued_images}),
-      scheduler({.max_waiting = options.max_queued_jobs,
-                 .jobs_dir = options.state_dir / "jobs",
-                 .trainer = TrainerDefaults(options, device)},
-                jobs,
-                [binary = options.trainer](const auto& job_dir,
-                                           const auto& spec,
-                                           const auto& on_event,
-                                           const std::stop_token& stop) {
-                  return RunTrainer(binary, job_dir, spec, on_event, stop);
-                },
-                [this](const auto& job, const auto& model_dir) {
-                  return Publish(job, model_dir);
-                }),
-      training_service({.data_root = options.data_root,
-                        .pretrained = options.pretrained},
-                       jobs, scheduler),
+      scheduler(
+          {.max_waiting = options.max_queued_jobs,
+           .jobs_dir = options.state_dir / "jobs",
+           .trainer = TrainerDefaults(options, device)},
+          jobs,
+          [binary = options.trainer](const auto& job_dir, const auto& spec,
+                                     const auto& on_event,
+                                     const std::stop_token& stop) {
+            return RunTrainer(binary, job_dir, spec, on_event, stop);
+          },
+          [this](const auto& job, const auto& model_dir) {
+            return Publish(job, model_dir);
+          }),
+      training_service(
+          {.data_root = options.data_root, .pretrained = options.pretrained},
+          jobs, scheduler),
       inference_service({.max_images = options.max_images,
                          .max_image_bytes = options.max_image_bytes},
                         *registry, models, batcher) {}
@@ -169,11 +187,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options) {
   ASSIGN_OR_RETURN(std::string device, ResolveDevice(options.device));
   RETURN_IF_ERROR(MakeFolders(options.state_dir));
-  RETURN_IF_ERROR(LockStateDir(options.state_dir));
+  ASSIGN_OR_RETURN(auto lock, StateLock::Take(options.state_dir));
   ASSIGN_OR_RETURN(auto registry,
                    ModelRegistry::Open(options.state_dir / "models"));
-  auto rooms = std::make_unique<Rooms>(options, std::move(device),
-                                       std::move(registry));
+  auto rooms = std::make_unique<Rooms>(options, std::move(lock),
+                                       std::move(device), std::move(registry));
   RETURN_IF_ERROR(rooms->Listen(options));
   spdlog::info("serving on {}, device {}, state in {}", rooms->address,
                rooms->device, options.state_dir.native());

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+
 #include "absl/strings/string_view.h"
 
 namespace finetune::testing {

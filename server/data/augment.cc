@@ -28,8 +28,8 @@ CropBox RandomCropBox(int width, int height, Random& random) {
   const double image_area = static_cast<double>(width) * height;
   for (int i = 0; i < kTries; ++i) {
     const double area = image_area * random.Uniform(kMinArea, kMaxArea);
-    const double ratio = std::exp(
-        random.Uniform(std::log(kMinRatio), std::log(kMaxRatio)));
+    const double ratio =
+        std::exp(random.Uniform(std::log(kMinRatio), std::log(kMaxRatio)));
     const int w = Round(std::sqrt(area * ratio));
     const int h = Round(std::sqrt(area / ratio));
     if (w <= 0 || w > width || h <= 0 || h > height) continue;

@@ -50,8 +50,8 @@ TEST(RandomCropBoxTest, AreaIsUniformAndRatioLogUniform) {
     const double share = (log_ratio / std::log(4.0 / 3.0) + 1) / 2;
     ++ratios[static_cast<size_t>(std::clamp(share * 4, 0.0, 3.0))];
   }
-  const double expected_area = (areas[0] + areas[1] + areas[2] + areas[3] +
-                                areas[4] + areas[5]) / 6.0;
+  const double expected_area =
+      (areas[0] + areas[1] + areas[2] + areas[3] + areas[4] + areas[5]) / 6.0;
   for (const int count : areas) EXPECT_NEAR(count / expected_area, 1, 0.08);
   const double expected_ratio =
       (ratios[0] + ratios[1] + ratios[2] + ratios[3]) / 4.0;

@@ -84,10 +84,10 @@ absl::Status CheckTrainable(const Dataset& dataset) {
                      " holds no readable image", first_reason));
   }
   if (dataset.stats.test_images() > 0) return absl::OkStatus();
-  return PreconditionError("DATASET", name,
-                           absl::StrCat("data set ", name,
-                                        ": no readable test image",
-                                        first_reason));
+  return PreconditionError(
+      "DATASET", name,
+      absl::StrCat("data set ", name, ": no readable test image",
+                   first_reason));
 }
 
 }  // namespace

@@ -19,7 +19,9 @@ using testing::TempDir;
 
 const fs::path kImages = fs::path(FINETUNE_TESTDATA) / "images";
 
-std::string APhoto() { return *ReadFile(kImages / "landscape_420.jpg", 1 << 20); }
+std::string APhoto() {
+  return *ReadFile(kImages / "landscape_420.jpg", 1 << 20);
+}
 
 absl::StatusOr<Dataset> Scan(const TempDir& dir) {
   auto folder = OpenImageFolder(dir.path());

@@ -37,9 +37,9 @@ absl::Status CheckSize(const ImageSize& size, const DecodeLimits& limits) {
 }
 
 RgbImage MakeImage(int width, int height) {
-  return {width, height,
-          std::make_unique_for_overwrite<uint8_t[]>(size_t{3} * width *
-                                                    height)};
+  return {
+      width, height,
+      std::make_unique_for_overwrite<uint8_t[]>(size_t{3} * width * height)};
 }
 
 // a * b / 255, rounded, as Pillow computes it (libImaging/ImagingUtils.h).
@@ -54,8 +54,8 @@ void InvertedCmykToRgb(const uint8_t* cmyk, RgbImage& image) {
   for (size_t i = 0; i < count; ++i) {
     const int white = cmyk[4 * i + 3];
     for (size_t c = 0; c < 3; ++c) {
-      image.pixels[3 * i + c] = static_cast<uint8_t>(
-          white - MulDiv255(255 - cmyk[4 * i + c], white));
+      image.pixels[3 * i + c] =
+          static_cast<uint8_t>(white - MulDiv255(255 - cmyk[4 * i + c], white));
     }
   }
 }
@@ -86,10 +86,9 @@ absl::StatusOr<RgbImage> DecodeJpeg(absl::string_view bytes,
   const TurboJpeg handle(tjInitDecompress());
   if (handle == nullptr) return absl::ResourceExhaustedError("out of memory");
   int width, height, subsampling, colors;
-  if (tjDecompressHeader3(handle.get(),
-                          reinterpret_cast<const uint8_t*>(bytes.data()),
-                          bytes.size(), &width, &height, &subsampling,
-                          &colors) != 0 &&
+  if (tjDecompressHeader3(
+          handle.get(), reinterpret_cast<const uint8_t*>(bytes.data()),
+          bytes.size(), &width, &height, &subsampling, &colors) != 0 &&
       tjGetErrorCode(handle.get()) != TJERR_WARNING) {
     return absl::InvalidArgumentError(
         absl::StrCat("JPEG: ", tjGetErrorStr2(handle.get())));
@@ -97,8 +96,8 @@ absl::StatusOr<RgbImage> DecodeJpeg(absl::string_view bytes,
   RETURN_IF_ERROR(CheckSize({width, height}, limits));
   RgbImage image = MakeImage(width, height);
   if (colors == TJCS_CMYK || colors == TJCS_YCCK) {
-    const auto cmyk = std::make_unique_for_overwrite<uint8_t[]>(
-        size_t{4} * width * height);
+    const auto cmyk =
+        std::make_unique_for_overwrite<uint8_t[]>(size_t{4} * width * height);
     RETURN_IF_ERROR(
         Decompress(handle.get(), bytes, image, TJPF_CMYK, cmyk.get()));
     InvertedCmykToRgb(cmyk.get(), image);

@@ -1,10 +1,10 @@
 #include "server/data/image_folder.h"
 
 #include <algorithm>
-#include "absl/strings/string_view.h"
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 
@@ -65,8 +65,8 @@ absl::StatusOr<std::vector<fs::path>> FilesBelow(const fs::path& dir) {
 }
 
 // Appends the files of `split`/<class>/ for each class, in class order.
-absl::StatusOr<std::vector<Sample>> ListSplit(
-    const ImageFolder& folder, const fs::path& split) {
+absl::StatusOr<std::vector<Sample>> ListSplit(const ImageFolder& folder,
+                                              const fs::path& split) {
   std::vector<Sample> samples;
   for (size_t label = 0; label < folder.classes.size(); ++label) {
     const fs::path dir = split / folder.classes[label];
@@ -129,8 +129,8 @@ absl::StatusOr<ImageFolder> OpenImageFolder(const fs::path& root) {
     }
   }
   if (folder.test.empty()) {
-    return DatasetError(root, absl::StrCat(test_dir.filename().native(),
-                                           "/ holds no file"));
+    return DatasetError(
+        root, absl::StrCat(test_dir.filename().native(), "/ holds no file"));
   }
   return folder;
 }

@@ -61,10 +61,10 @@ void Loader::Work() {
     }
     Slot& slot = SlotOf(position / options_.batch_size);
     const size_t within = position % options_.batch_size;
-    absl::Status loaded = load_(
-        order_[position],
-        slot.batch.images.get() + within * options_.floats_per_sample,
-        &slot.batch.labels[within]);
+    absl::Status loaded =
+        load_(order_[position],
+              slot.batch.images.get() + within * options_.floats_per_sample,
+              &slot.batch.labels[within]);
 
     const MutexLock lock(mu_);
     ++slot.loaded;

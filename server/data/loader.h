@@ -30,8 +30,8 @@ struct Batch {
 class Loader {
  public:
   struct Options {
-    int batch_size = 64;  // Samples, >= 1; the last batch may be smaller.
-    int threads = 2;      // >= 1.
+    int batch_size = 64;    // Samples, >= 1; the last batch may be smaller.
+    int threads = 2;        // >= 1.
     int batches_ahead = 2;  // Prepared and not yet asked for, >= 1.
     size_t floats_per_sample = 0;
   };
@@ -57,7 +57,7 @@ class Loader {
  private:
   struct Slot {
     Batch batch;
-    size_t loaded = 0;  // Samples finished, failed ones included.
+    size_t loaded = 0;            // Samples finished, failed ones included.
     size_t failed_at = SIZE_MAX;  // Position in the batch of `error`.
     absl::Status error;
   };
@@ -73,9 +73,9 @@ class Loader {
 
   Mutex mu_;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
-  size_t next_sample_ ABSL_GUARDED_BY(mu_) = 0;   // To be loaded; in order_.
-  size_t next_batch_ ABSL_GUARDED_BY(mu_) = 0;    // To be returned.
-  size_t released_ ABSL_GUARDED_BY(mu_) = 0;      // Batches given back.
+  size_t next_sample_ ABSL_GUARDED_BY(mu_) = 0;  // To be loaded; in order_.
+  size_t next_batch_ ABSL_GUARDED_BY(mu_) = 0;   // To be returned.
+  size_t released_ ABSL_GUARDED_BY(mu_) = 0;     // Batches given back.
 
   // A ring. The threads write the samples of a slot without the lock; its
   // counters are guarded by mu_.

@@ -37,8 +37,7 @@ class Random {
 
   // Uniform in 0..n-1, up to a bias of n / 2^64. REQUIRES: n > 0.
   uint64_t Below(uint64_t n) {
-    return static_cast<uint64_t>(
-        (static_cast<Wide>(Next()) * n) >> 64);
+    return static_cast<uint64_t>((static_cast<Wide>(Next()) * n) >> 64);
   }
 
  private:

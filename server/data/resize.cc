@@ -93,9 +93,9 @@ void BlendRows(const uint8_t* in, size_t bytes, const int* weights, int size,
 }
 
 RgbImage MakeImage(int width, int height) {
-  return {width, height,
-          std::make_unique_for_overwrite<uint8_t[]>(size_t{3} * width *
-                                                    height)};
+  return {
+      width, height,
+      std::make_unique_for_overwrite<uint8_t[]>(size_t{3} * width * height)};
 }
 
 }  // namespace
@@ -113,8 +113,8 @@ RgbImage Resize(const RgbImage& image, const CropBox& from, int width,
       std::make_unique_for_overwrite<uint8_t[]>(row_bytes * (bottom - top));
   for (int y = top; y < bottom; ++y) {
     const size_t row =
-        size_t{3} * (static_cast<size_t>(from.top + y) * image.width +
-                     from.left);
+        size_t{3} *
+        (static_cast<size_t>(from.top + y) * image.width + from.left);
     uint8_t* const out = &narrowed[row_bytes * (y - top)];
     if (from.width == width) {  // Pillow skips the pass.
       std::memcpy(out, &image.pixels[row + size_t{3} * to.left], row_bytes);

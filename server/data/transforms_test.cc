@@ -64,13 +64,13 @@ std::vector<std::string> GoldenImages() {
   return names;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, GoldenImageTest, ::testing::ValuesIn(GoldenImages()),
-    [](const auto& info) {
-      std::string name = info.param;
-      std::replace(name.begin(), name.end(), '.', '_');
-      return name;
-    });
+INSTANTIATE_TEST_SUITE_P(All, GoldenImageTest,
+                         ::testing::ValuesIn(GoldenImages()),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '.', '_');
+                           return name;
+                         });
 
 TEST(DecodeTest, EveryBadFileIsRefusedWithAReason) {
   const std::vector<std::pair<std::string, std::string>> expected = {
@@ -87,8 +87,8 @@ TEST(DecodeTest, EveryBadFileIsRefusedWithAReason) {
 
 TEST(DecodeTest, ImageOverThePixelLimitIsRefusedByItsHeader) {
   for (const std::string& name : GoldenImages()) {
-    const auto image = ReadImage(kTestData / "images" / name,
-                                 {.max_pixels = 9});
+    const auto image =
+        ReadImage(kTestData / "images" / name, {.max_pixels = 9});
     EXPECT_THAT(image, StatusIs(absl::StatusCode::kInvalidArgument)) << name;
     EXPECT_THAT(std::string(image.status().message()),
                 HasSubstr("more than the limit of 9"));
@@ -97,8 +97,7 @@ TEST(DecodeTest, ImageOverThePixelLimitIsRefusedByItsHeader) {
 
 TEST(DecodeTest, EveryPrefixOfAnImageIsReadOrRefused) {
   for (const char* name : {"rgb.png", "lossy.webp", "rgb24.bmp", "tiny.jpg"}) {
-    const std::string bytes =
-        *ReadFile(kTestData / "images" / name, 1 << 20);
+    const std::string bytes = *ReadFile(kTestData / "images" / name, 1 << 20);
     const size_t step = std::max<size_t>(1, bytes.size() / 500);
     for (size_t n = 0; n < bytes.size(); n += step) {
       DecodeRgb(absl::string_view(bytes).substr(0, n), {}).IgnoreError();

@@ -72,8 +72,9 @@ void Batcher::Submit(ClassifyWork work, DoneFn done) {
   {
     const MutexLock lock(mu_);
     if (closing_) {
-      refused = RetryAfter(absl::UnavailableError("the server is shutting down"),
-                           absl::Seconds(10));
+      refused =
+          RetryAfter(absl::UnavailableError("the server is shutting down"),
+                     absl::Seconds(10));
     } else if (waiting_.size() + images > options_.max_waiting) {
       refused = RetryAfter(absl::ResourceExhaustedError(absl::StrCat(
                                waiting_.size(), " images are waiting already")),

@@ -11,12 +11,12 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include "absl/strings/string_view.h"
 #include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/mutex.h"
 #include "server/inference/servable.h"
@@ -25,7 +25,7 @@ namespace finetune {
 
 struct ClassifyWork {
   std::shared_ptr<const Servable> servable;  // Answers all of the images.
-  std::vector<absl::string_view> images;      // Encoded; alive until `done`.
+  std::vector<absl::string_view> images;     // Encoded; alive until `done`.
   absl::Time deadline = absl::InfiniteFuture();
   // Whether the caller has gone. Empty: never.
   std::function<bool()> cancelled;

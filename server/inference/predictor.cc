@@ -102,8 +102,8 @@ absl::StatusOr<ClassifyFn> LoadPredictor(const std::filesystem::path& weights,
     return predictor->Classify(images);
   };
 } catch (const c10::Error& e) {
-  return absl::InternalError(
-      absl::StrCat("load ", weights.native(), ": ", e.what_without_backtrace()));
+  return absl::InternalError(absl::StrCat("load ", weights.native(), ": ",
+                                          e.what_without_backtrace()));
 }
 
 }  // namespace finetune

@@ -4,10 +4,10 @@
 #define SERVER_INFERENCE_SERVABLE_H_
 
 #include <functional>
-#include "absl/strings/string_view.h"
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "finetune/v1/model.pb.h"

@@ -26,10 +26,10 @@ google::protobuf::Timestamp Now() {
 
 // Sorts by time of creation, and does not come twice on one state folder.
 std::string NewJobId() {
-  return absl::StrCat("ft-",
-                      absl::FormatTime("%Y%m%d-%H%M%E3S", absl::Now(),
-                                       absl::UTCTimeZone()),
-                      absl::StrFormat("-%04x", std::random_device()() & 0xffff));
+  return absl::StrCat(
+      "ft-",
+      absl::FormatTime("%Y%m%d-%H%M%E3S", absl::Now(), absl::UTCTimeZone()),
+      absl::StrFormat("-%04x", std::random_device()() & 0xffff));
 }
 
 void Apply(const trainer::TrainerEvent& event, v1::FineTuneJob& job) {
@@ -140,9 +140,8 @@ absl::StatusOr<v1::ModelRef> Scheduler::TrainAndPublish(
   RETURN_IF_ERROR(train_(
       job_dir, spec,
       [&](const trainer::TrainerEvent& event) {
-        store_.Update(job.job_id, [&](v1::FineTuneJob& record) {
-          Apply(event, record);
-        });
+        store_.Update(job.job_id,
+                      [&](v1::FineTuneJob& record) { Apply(event, record); });
       },
       stop));
   ASSIGN_OR_RETURN(const v1::FineTuneJob record, store_.Get(job.job_id));

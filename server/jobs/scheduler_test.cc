@@ -23,11 +23,10 @@ using testing::TempDir;
 v1::FineTuneJob WaitForEnd(JobStore& store, const std::string& id) {
   Mutex mu;
   v1::FineTuneJob end;
-  const auto watch =
-      store.Watch(id, 0, [&](const JobStore::Snapshot& latest) {
-        const MutexLock lock(mu);
-        if (IsTerminal(latest->job().state())) end = latest->job();
-      });
+  const auto watch = store.Watch(id, 0, [&](const JobStore::Snapshot& latest) {
+    const MutexLock lock(mu);
+    if (IsTerminal(latest->job().state())) end = latest->job();
+  });
   EXPECT_THAT(watch, IsOk());
   {
     const MutexLock lock(mu);
@@ -152,10 +151,9 @@ TEST_F(SchedulerTest, FailingTrainingFailsItsJobOnly) {
 }
 
 TEST_F(SchedulerTest, FailingPublishFailsTheJob) {
-  Scheduler scheduler(Options(), store_, Succeed,
-                      [](const auto&, const auto&) {
-                        return absl::ResourceExhaustedError("disk full");
-                      });
+  Scheduler scheduler(Options(), store_, Succeed, [](const auto&, const auto&) {
+    return absl::ResourceExhaustedError("disk full");
+  });
   const auto job = scheduler.Submit({});
   EXPECT_EQ(WaitForEnd(store_, job->job_id()).error().message(), "disk full");
 }

@@ -151,16 +151,16 @@ absl::Status RunTrainer(const std::filesystem::path& binary,
   int wait_status = 0;
   {
     std::jthread terminator;
-    const std::stop_callback on_stop(stop, [&] {
-      terminator = std::jthread([&] { child.Terminate(); });
-    });
+    const std::stop_callback on_stop(
+        stop, [&] { terminator = std::jthread([&] { child.Terminate(); }); });
     said = ReadEvents(ends[0], on_event);
     wait_status = child.Reap();
   }
   if (wait_status == 0 && said.ok()) return said;
-  if (stop.stop_requested()) return absl::CancelledError("training was stopped");
-  const bool reported = WIFEXITED(wait_status) && !said.ok() &&
-                        !absl::IsUnknown(said);
+  if (stop.stop_requested())
+    return absl::CancelledError("training was stopped");
+  const bool reported =
+      WIFEXITED(wait_status) && !said.ok() && !absl::IsUnknown(said);
   return reported ? said : DeathOf(wait_status, job_dir);
 }
 

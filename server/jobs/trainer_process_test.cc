@@ -67,9 +67,9 @@ TEST_F(TrainerProcessTest, EventsArePassedOnAndDoneIsOk) {
 TEST_F(TrainerProcessTest, SpecIsHandedOver) {
   trainer::TrainerSpec spec;
   spec.set_dataset_dir("/photos");
-  const auto script = Script("test \"$1\" = --spec && cp \"$2\" " +
-                             (dir_.path() / "seen").string() + "; cat " +
-                             Events({Done()}));
+  const auto script =
+      Script("test \"$1\" = --spec && cp \"$2\" " +
+             (dir_.path() / "seen").string() + "; cat " + Events({Done()}));
   ASSERT_THAT(RunTrainer(script, dir_.path(), spec, [](const auto&) {}, {}),
               IsOk());
   trainer::TrainerSpec seen;

@@ -10,9 +10,9 @@ namespace finetune {
 
 absl::StatusOr<std::string> ResolveDevice(absl::string_view name) {
   if (name == "cpu") return "cpu";
-  const int gpus =
-      torch::cuda::is_available() ? static_cast<int>(torch::cuda::device_count())
-                                  : 0;
+  const int gpus = torch::cuda::is_available()
+                       ? static_cast<int>(torch::cuda::device_count())
+                       : 0;
   if (name == "auto") return gpus > 0 ? "cuda:0" : "cpu";
   int index = 0;
   const bool numbered = absl::StartsWith(name, "cuda:") &&

@@ -4,9 +4,9 @@
 #define SERVER_MODEL_DEVICE_H_
 
 #include <string>
-#include "absl/strings/string_view.h"
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace finetune {
 

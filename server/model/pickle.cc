@@ -130,10 +130,11 @@ absl::Status Machine::StepConstant(uint8_t opcode, bool& known) {
       }
       ASSIGN_OR_RETURN(const uint64_t bits, TakeUnsigned(length));
       const size_t unused = 64 - 8 * length;
-      return Push({.kind = Kind::kInt,
-                   .number = length == 0 ? 0
-                                         : static_cast<int64_t>(bits << unused)
-                                               >> unused});
+      return Push(
+          {.kind = Kind::kInt,
+           .number = length == 0
+                         ? 0
+                         : static_cast<int64_t>(bits << unused) >> unused});
     }
     case 'G':  // BINFLOAT
       RETURN_IF_ERROR(Take(8).status());
@@ -195,14 +196,16 @@ absl::Status Machine::StepMemo(uint8_t opcode, bool& known) {
   switch (opcode) {
     case 'q':    // BINPUT
     case 'r': {  // LONG_BINPUT
-      ASSIGN_OR_RETURN(const uint64_t index, TakeUnsigned(opcode == 'q' ? 1 : 4));
+      ASSIGN_OR_RETURN(const uint64_t index,
+                       TakeUnsigned(opcode == 'q' ? 1 : 4));
       return Memoize(index);
     }
     case 0x94:  // MEMOIZE
       return Memoize(memo_.size());
     case 'h':    // BINGET
     case 'j': {  // LONG_BINGET
-      ASSIGN_OR_RETURN(const uint64_t index, TakeUnsigned(opcode == 'h' ? 1 : 4));
+      ASSIGN_OR_RETURN(const uint64_t index,
+                       TakeUnsigned(opcode == 'h' ? 1 : 4));
       return Recall(index);
     }
     default:
@@ -355,9 +358,9 @@ absl::Status Machine::Call(const std::string& function,
       !arguments.items.empty()) {
     return Push(*arguments.items[0]);
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "refused: the pickle would call \"", function.substr(0, 100),
-      "\", which no state_dict needs"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("refused: the pickle would call \"", function.substr(0, 100),
+                   "\", which no state_dict needs"));
 }
 
 absl::StatusOr<std::vector<int64_t>> Integers(const Value& list) {
@@ -425,9 +428,8 @@ absl::StatusOr<std::vector<PickledTensor>> ConsumeStateDictPickle(
     const Value& key = *top->items[i];
     const Value& value = *top->items[i + 1];
     if (key.kind != Kind::kString || value.kind != Kind::kTensor) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("not a state_dict: \"", key.text.substr(0, 100),
-                       "\" is no tensor"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "not a state_dict: \"", key.text.substr(0, 100), "\" is no tensor"));
     }
     tensors.push_back(value.tensor);
     tensors.back().name = key.text;

@@ -18,7 +18,9 @@ std::string OneTensor(char offset, char size, char stride, char elements) {
   string p = "\x80\x02}X";
   p += string("\x01\0\0\0w", 5);
   p += "ctorch._utils\n_rebuild_tensor_v2\n";
-  p += "((U\x07storagectorch\nFloatStorage\nU\x01" "0U\x03" "cpuK";
+  p += "((U\x07storagectorch\nFloatStorage\nU\x01"
+       "0U\x03"
+       "cpuK";
   p += elements;
   p += "tQK";
   p += offset;
@@ -59,7 +61,8 @@ TEST(PickleTest, TensorOutsideOfItsStorageIsRefused) {
 
 TEST(PickleTest, CallOfAnythingElseIsRefusedAndNamed) {
   const auto result = Read("\x80\x02}X\x01" + std::string(3, '\0') +
-                           "wcos\nsystem\n(U\x04" "boomtRs.");
+                           "wcos\nsystem\n(U\x04"
+                           "boomtRs.");
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(std::string(result.status().message()), HasSubstr("os system"));
 }
@@ -84,7 +87,9 @@ TEST(PickleTest, EveryChangedByteIsReadOrRefused) {
 
 // A list that holds itself, and a pile of values that grows by memo alone.
 TEST(PickleTest, CyclesAndBombsAreRefused) {
-  EXPECT_FALSE(Read("\x80\x02]q\x01h\x01" "a.").ok());
+  EXPECT_FALSE(Read("\x80\x02]q\x01h\x01"
+                    "a.")
+                   .ok());
   std::string bomb = "\x80\x02]q\x01";
   for (int i = 0; i < 200'000; ++i) bomb += "h\x01";
   EXPECT_THAT(Read(bomb + "."), StatusIs(absl::StatusCode::kInvalidArgument));

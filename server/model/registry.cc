@@ -27,8 +27,8 @@ absl::StatusOr<v1::Model> ReadModelFile(const fs::path& dir) {
   v1::Model model;
   const auto parsed = google::protobuf::util::JsonStringToMessage(json, &model);
   if (!parsed.ok()) {
-    return absl::DataLossError(absl::StrCat((dir / kModelFile).native(), ": ",
-                                            parsed.ToString()));
+    return absl::DataLossError(
+        absl::StrCat((dir / kModelFile).native(), ": ", parsed.ToString()));
   }
   if (!fs::exists(dir / kWeightsFile)) {
     return absl::DataLossError(

@@ -38,8 +38,8 @@ std::optional<std::vector<int64_t>> Integers(const Json& json) {
   if (!json.is_array() || json.size() > kMaxDimensions) return std::nullopt;
   std::vector<int64_t> numbers;
   for (const Json& item : json) {
-    if (!item.is_number_unsigned() ||
-        item.get<uint64_t>() >= uint64_t{1} << 40) {
+    if (!item.is_number_unsigned() || item.get<uint64_t>() >= uint64_t{1}
+                                                                  << 40) {
       return std::nullopt;
     }
     numbers.push_back(item.get<int64_t>());

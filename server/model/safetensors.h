@@ -5,9 +5,9 @@
 #define SERVER_MODEL_SAFETENSORS_H_
 
 #include <string>
-#include "absl/strings/string_view.h"
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "server/model/weights.h"
 
 namespace finetune {

@@ -4,6 +4,7 @@
 #define SERVER_MODEL_SHA256_H_
 
 #include <string>
+
 #include "absl/strings/string_view.h"
 
 namespace finetune {

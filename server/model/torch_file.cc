@@ -90,8 +90,9 @@ struct ZipRecord {
 };
 
 // Records are stored uncompressed, so none can be larger than the file.
-absl::StatusOr<ZipRecord> ReadRecord(
-    PyTorchStreamReader& zip, const std::string& name, size_t file_bytes) {
+absl::StatusOr<ZipRecord> ReadRecord(PyTorchStreamReader& zip,
+                                     const std::string& name,
+                                     size_t file_bytes) {
   if (!zip.hasRecord(name)) {
     return absl::InvalidArgumentError(absl::StrCat("it lacks ", name));
   }

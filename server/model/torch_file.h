@@ -3,9 +3,8 @@
 #ifndef SERVER_MODEL_TORCH_FILE_H_
 #define SERVER_MODEL_TORCH_FILE_H_
 
-#include "absl/strings/string_view.h"
-
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "server/model/weights.h"
 
 namespace finetune {

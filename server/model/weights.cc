@@ -1,11 +1,11 @@
 #include "server/model/weights.h"
 
-#include "absl/strings/string_view.h"
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
 #include "common/file.h"
 #include "common/status_macros.h"
 #include "server/model/safetensors.h"

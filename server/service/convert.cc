@@ -4,11 +4,11 @@
 #include <cmath>
 #include <numeric>
 #include <random>
-#include "absl/strings/string_view.h"
 #include <system_error>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 
@@ -99,8 +99,8 @@ class Resolver {
  private:
   void Fail(const char* name, const std::string& expected) {
     if (!status_.ok()) return;
-    status_ = InvalidFieldError(absl::StrCat("hyper_parameters.", name),
-                                expected);
+    status_ =
+        InvalidFieldError(absl::StrCat("hyper_parameters.", name), expected);
   }
 
   v1::HyperParameters& parameters_;
@@ -140,8 +140,8 @@ void AddScores(const v1::Model& model, int top_k,
                const Probabilities& probabilities, v1::ClassifyResult& result) {
   std::vector<int> best(probabilities.size());
   std::iota(best.begin(), best.end(), 0);
-  const size_t count = top_k == 0 ? best.size()
-                                  : std::min<size_t>(top_k, best.size());
+  const size_t count =
+      top_k == 0 ? best.size() : std::min<size_t>(top_k, best.size());
   std::partial_sort(best.begin(), best.begin() + static_cast<ptrdiff_t>(count),
                     best.end(), [&](int a, int b) {
                       return probabilities[a] != probabilities[b]
@@ -158,8 +158,8 @@ void AddScores(const v1::Model& model, int top_k,
 
 }  // namespace
 
-absl::StatusOr<JobRequest> ToJobRequest(
-    const v1::StartFineTuneRequest& request, const fs::path& data_root) {
+absl::StatusOr<JobRequest> ToJobRequest(const v1::StartFineTuneRequest& request,
+                                        const fs::path& data_root) {
   JobRequest job{.dataset = request.dataset()};
   ASSIGN_OR_RETURN(job.hyper_parameters, Resolve(request.hyper_parameters()));
   if (!request.model_name().empty() && !IsModelName(request.model_name())) {
@@ -167,31 +167,29 @@ absl::StatusOr<JobRequest> ToJobRequest(
   }
   ASSIGN_OR_RETURN(job.dataset_dir,
                    ResolveDataset(request.dataset(), data_root));
-  job.model_name = request.model_name().empty()
-                       ? NameOfFolder(job.dataset_dir)
-                       : request.model_name();
+  job.model_name = request.model_name().empty() ? NameOfFolder(job.dataset_dir)
+                                                : request.model_name();
   return job;
 }
 
 absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request,
                                   const ClassifyLimits& limits) {
   if (request.images_size() < 1 || request.images_size() > limits.max_images) {
-    return InvalidFieldError("images",
-                             absl::StrCat("1..", limits.max_images,
-                                          " images, not ",
-                                          request.images_size()));
+    return InvalidFieldError(
+        "images", absl::StrCat("1..", limits.max_images, " images, not ",
+                               request.images_size()));
   }
   for (int i = 0; i < request.images_size(); ++i) {
     const size_t bytes = request.images(i).size();
     if (bytes < 1 || bytes > limits.max_image_bytes) {
-      return InvalidFieldError(absl::StrCat("images[", i, "]"),
-                               absl::StrCat("1..", limits.max_image_bytes,
-                                            " bytes, not ", bytes));
+      return InvalidFieldError(
+          absl::StrCat("images[", i, "]"),
+          absl::StrCat("1..", limits.max_image_bytes, " bytes, not ", bytes));
     }
   }
   if (request.top_k() < 0 || request.top_k() > kMaxTopK) {
-    return InvalidFieldError("top_k", absl::StrCat("0..", kMaxTopK, ", not ",
-                                                   request.top_k()));
+    return InvalidFieldError(
+        "top_k", absl::StrCat("0..", kMaxTopK, ", not ", request.top_k()));
   }
   if (!request.model().name().empty() && !IsModelName(request.model().name())) {
     return InvalidFieldError("model.name", "1..63 of a-z, 0-9 and '-'");

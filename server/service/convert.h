@@ -27,9 +27,8 @@ struct ClassifyLimits {
 //
 // INVALID_ARGUMENT with BadRequest; PERMISSION_DENIED if `dataset` is outside
 // of `data_root`, links resolved; NOT_FOUND if it is no folder there.
-absl::StatusOr<JobRequest> ToJobRequest(
-    const v1::StartFineTuneRequest& request,
-    const std::filesystem::path& data_root);
+absl::StatusOr<JobRequest> ToJobRequest(const v1::StartFineTuneRequest& request,
+                                        const std::filesystem::path& data_root);
 
 // INVALID_ARGUMENT with BadRequest if a field is out of its range.
 absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request,

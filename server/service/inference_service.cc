@@ -41,12 +41,11 @@ grpc::ServerUnaryReactor* InferenceService::Classify(
   work->cancelled = [context] { return context->IsCancelled(); };
   const std::shared_ptr<const Servable> servable = work->servable;
   batcher_.Submit(
-      *std::move(work),
-      [=](const absl::StatusOr<ClassifyOutcome>& outcome) {
+      *std::move(work), [=](const absl::StatusOr<ClassifyOutcome>& outcome) {
         absl::Status status = outcome.status();
         if (outcome.ok()) {
-          *response = ToClassifyResponse(servable->model, request->top_k(),
-                                         *outcome);
+          *response =
+              ToClassifyResponse(servable->model, request->top_k(), *outcome);
           // There is no other image that the answer could be of use for.
           if (outcome->images.size() == 1) status = outcome->images[0].status();
         }

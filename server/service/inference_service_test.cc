@@ -71,8 +71,8 @@ class InferenceServiceTest : public ::testing::Test {
                        return FakeClassify;
                      }};
   Batcher batcher_{{}};
-  InferenceService service_{{.max_images = 4, .max_image_bytes = 10},
-                            *registry_, models_, batcher_};
+  InferenceService service_{
+      {.max_images = 4, .max_image_bytes = 10}, *registry_, models_, batcher_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
 };
@@ -130,8 +130,7 @@ TEST_F(InferenceServiceTest, UnknownModelOrVersionIsNotFound) {
   request.mutable_model()->set_version(7);
   const auto response = Classify(request);
   EXPECT_THAT(response, StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(std::string(response.status().message()),
-              HasSubstr("insects@7"));
+  EXPECT_THAT(std::string(response.status().message()), HasSubstr("insects@7"));
 }
 
 TEST_F(InferenceServiceTest, FieldOutOfItsRangeIsInvalid) {
@@ -147,8 +146,7 @@ TEST_F(InferenceServiceTest, FieldOutOfItsRangeIsInvalid) {
   for (const v1::ClassifyRequest& request :
        {Request({}), Request({"1", "2", "3", "4", "5"}), Request({""}),
         Request({"12345678901"}), bad_top_k, bad_name, bad_version, no_name}) {
-    EXPECT_THAT(Classify(request),
-                StatusIs(absl::StatusCode::kInvalidArgument))
+    EXPECT_THAT(Classify(request), StatusIs(absl::StatusCode::kInvalidArgument))
         << request.ShortDebugString();
   }
 }

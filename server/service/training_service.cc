@@ -116,10 +116,11 @@ absl::StatusOr<v1::FineTuneJob> TrainingService::Start(
       !std::filesystem::is_regular_file(options_.pretrained, ignored)) {
     return PreconditionError(
         "WEIGHTS", options_.pretrained.native(),
-        absl::StrCat("this server has no pretrained weights at ",
-                     options_.pretrained.native(),
-                     ": give it --pretrained FILE, run scripts/fetch_weights.sh "
-                     "there, or train from_scratch"));
+        absl::StrCat(
+            "this server has no pretrained weights at ",
+            options_.pretrained.native(),
+            ": give it --pretrained FILE, run scripts/fetch_weights.sh "
+            "there, or train from_scratch"));
   }
   return scheduler_.Submit(std::move(job));
 }

@@ -61,17 +61,16 @@ Loader TrainLoader(const trainer::TrainerSpec& spec, const Dataset& dataset,
   constexpr uint64_t kOrderStream = UINT64_MAX;  // No sample has this index.
   const uint64_t seed = spec.hyper_parameters().seed();
   const std::vector<Sample>& samples = dataset.folder.train;
-  return Loader(
-      LoaderOptions(spec),
-      RandomOrder(samples.size(), Random(seed, epoch, kOrderStream)),
-      [&samples, limits = Limits(spec), seed, epoch](
-          size_t i, float* image, int64_t* label) -> absl::Status {
-        ASSIGN_OR_RETURN(const RgbImage rgb,
-                         ReadImage(samples[i].path, limits));
-        TrainTransform(rgb, Random(seed, epoch, i), image);
-        *label = samples[i].label;
-        return absl::OkStatus();
-      });
+  return Loader(LoaderOptions(spec),
+                RandomOrder(samples.size(), Random(seed, epoch, kOrderStream)),
+                [&samples, limits = Limits(spec), seed, epoch](
+                    size_t i, float* image, int64_t* label) -> absl::Status {
+                  ASSIGN_OR_RETURN(const RgbImage rgb,
+                                   ReadImage(samples[i].path, limits));
+                  TrainTransform(rgb, Random(seed, epoch, i), image);
+                  *label = samples[i].label;
+                  return absl::OkStatus();
+                });
 }
 
 Loader TestLoader(const trainer::TrainerSpec& spec, const Dataset& dataset) {
@@ -175,8 +174,8 @@ absl::Status FineTuner::TrainEpoch(int epoch, const ReportFn& report,
     meter_.TrainStep(labels.size(0), data_wait);
     if (absl::Now() - last_report_ >= kReportInterval) {
       meter_.SetTraining(sums.Loss(), sums.Accuracy());
-      RETURN_IF_ERROR(
-          CheckFinite(sums.Loss(), meter_.progress(), spec_.hyper_parameters()));
+      RETURN_IF_ERROR(CheckFinite(sums.Loss(), meter_.progress(),
+                                  spec_.hyper_parameters()));
     }
     ReportSometimes(report);
   }

@@ -75,9 +75,9 @@ bool ProgressMeter::EndEpoch(v1::EpochMetrics metrics) {
 }
 
 void ProgressMeter::UpdateFraction() {
-  const double work = plan_.epochs *
-                      (kTrainWork * static_cast<double>(plan_.train_images) +
-                       static_cast<double>(plan_.test_images));
+  const double work =
+      plan_.epochs * (kTrainWork * static_cast<double>(plan_.train_images) +
+                      static_cast<double>(plan_.test_images));
   const double fraction = std::min(1.0, work_done_ / work);
   progress_.set_fraction_done(fraction);
   if (fraction > 0) {

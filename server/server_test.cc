@@ -1,0 +1,215 @@
+#include "server/server.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "common/file.h"
+#include "common/grpc_status.h"
+#include "common/testing/status_matchers.h"
+#include "common/testing/temp_dir.h"
+#include "finetune/v1/inference_service.grpc.pb.h"
+#include "finetune/v1/training_service.grpc.pb.h"
+#include "gmock/gmock.h"
+#include "google/rpc/status.pb.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "grpcpp/grpcpp.h"
+#include "gtest/gtest.h"
+
+// The whole server over a real port, with real trainer processes: small
+// pictures, from scratch.
+
+namespace finetune {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using testing::IsOk;
+using testing::StatusIs;
+using testing::TempDir;
+
+std::string Image(const std::string& name) {
+  return *ReadFile(fs::path(FINETUNE_TESTDATA) / "images" / name, 1 << 20);
+}
+
+class ServerTest : public ::testing::Test {
+ protected:
+  ServerTest() {
+    for (const char* split : {"train", "test"}) {
+      dir_.Write(fs::path("data/pets") / split / "cat/1.jpg",
+                 Image("landscape_420.jpg"));
+      dir_.Write(fs::path("data/pets") / split / "dog/1.png", Image("rgb.png"));
+    }
+    dir_.Write("data/pets/train/dog/notes.txt", "no image");
+    options_.address = "127.0.0.1:0";
+    options_.state_dir = dir_.path() / "state";
+    options_.data_root = dir_.path() / "data";
+    options_.device = "cpu";
+    options_.trainer = FINETUNE_TRAINER;
+    StartServer();
+  }
+
+  void StartServer() {
+    server_.reset();
+    auto server = Server::Start(options_);
+    ASSERT_THAT(server, IsOk());
+    server_ = *std::move(server);
+    channel_ = grpc::CreateChannel(server_->address(),
+                                   grpc::InsecureChannelCredentials());
+  }
+
+  // Starts a job on `dataset` and follows it to its end.
+  v1::FineTuneJob RunJob(const std::string& dataset) {
+    const auto stub = v1::TrainingService::NewStub(channel_);
+    v1::StartFineTuneRequest request;
+    request.set_dataset(dataset);
+    request.mutable_hyper_parameters()->set_epochs(2);
+    request.mutable_hyper_parameters()->set_from_scratch(true);
+    v1::StartFineTuneResponse started;
+    grpc::ClientContext start;
+    EXPECT_THAT(FromGrpcStatus(stub->StartFineTune(&start, request, &started)),
+                IsOk());
+
+    v1::WatchProgressRequest watch;
+    watch.set_job_id(started.job().job_id());
+    grpc::ClientContext context;
+    const auto reader = stub->WatchProgress(&context, watch);
+    v1::WatchProgressResponse latest;
+    while (reader->Read(&latest)) {
+    }
+    EXPECT_THAT(FromGrpcStatus(reader->Finish()), IsOk());
+    return latest.job();
+  }
+
+  absl::StatusOr<v1::ClassifyResponse> Classify(const std::string& image) {
+    v1::ClassifyRequest request;
+    request.add_images(image);
+    v1::ClassifyResponse response;
+    grpc::ClientContext context;
+    const absl::Status status =
+        FromGrpcStatus(v1::InferenceService::NewStub(channel_)->Classify(
+            &context, request, &response));
+    if (!status.ok()) return status;
+    return response;
+  }
+
+  // What grpc.health.v1 says, by its bytes: field 1 is the service's name in
+  // the request and the status (1 is SERVING) in the answer.
+  int Health(const std::string& service) {
+    grpc::ByteBuffer request = Bytes(
+        "\x0a" + std::string(1, static_cast<char>(service.size())) + service);
+    grpc::GenericStub stub(channel_);
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    const auto call = stub.PrepareUnaryCall(
+        &context, "/grpc.health.v1.Health/Check", request, &queue);
+    call->StartCall();
+    grpc::ByteBuffer response;
+    grpc::Status status;
+    call->Finish(&response, &status, nullptr);
+    void* tag;
+    bool ok;
+    queue.Next(&tag, &ok);
+    grpc::Slice slice;
+    if (!status.ok() || !response.DumpToSingleSlice(&slice).ok() ||
+        slice.size() < 2) {
+      return 0;
+    }
+    return slice.begin()[1];
+  }
+  static grpc::ByteBuffer Bytes(const std::string& bytes) {
+    const grpc::Slice slice(bytes);
+    return grpc::ByteBuffer(&slice, 1);
+  }
+
+  const TempDir dir_;
+  ServerOptions options_;
+  std::unique_ptr<Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST_F(ServerTest, JobBecomesAModelThatIsServedAlsoAfterARestart) {
+  EXPECT_THAT(Classify(Image("rgb.png")),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), 2);
+  EXPECT_EQ(Health("finetune.v1.TrainingService"), 1);
+
+  const v1::FineTuneJob job = RunJob("pets");
+  ASSERT_EQ(job.state(), v1::JOB_STATE_SUCCEEDED) << job.ShortDebugString();
+  EXPECT_EQ(job.progress().epochs_size(), 2);
+  EXPECT_EQ(job.dataset_stats().skipped(0).path(), "train/dog/notes.txt");
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), 1);
+
+  const auto before = Classify(Image("rgb.png"));
+  ASSERT_THAT(before, IsOk());
+  EXPECT_EQ(before->model().name(), "pets");
+  EXPECT_EQ(before->results(0).scores_size(), 2);
+
+  StartServer();
+  const auto after = Classify(Image("rgb.png"));
+  ASSERT_THAT(after, IsOk());
+  EXPECT_EQ(after->model().version(), 1);
+  EXPECT_EQ(after->results(0).SerializeAsString(),
+            before->results(0).SerializeAsString());
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), 1);
+}
+
+TEST_F(ServerTest, DatasetThatCannotBeTrainedOnFailsItsJobWithTheReason) {
+  dir_.Write("data/lonely/train/cat/1.jpg", Image("landscape_420.jpg"));
+  dir_.Write("data/lonely/test/cat/1.jpg", Image("landscape_420.jpg"));
+  const v1::FineTuneJob job = RunJob("lonely");
+  EXPECT_EQ(job.state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(job.error().code(),
+            static_cast<int>(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(job.error().message(), HasSubstr("at least 2 are needed"));
+  EXPECT_EQ(job.error().details_size(), 1);
+}
+
+TEST_F(ServerTest, SecondServerOnTheSameStateIsRefused) {
+  const auto second = Server::Start(options_);
+  EXPECT_THAT(second, StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("another finetuned uses"));
+}
+
+TEST_F(ServerTest, AddressThatIsTakenIsRefused) {
+  ServerOptions other = options_;
+  other.state_dir = dir_.path() / "other";
+  other.address = server_->address();
+  EXPECT_THAT(Server::Start(other), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(ServerTest, CudaWhereThereIsNoneIsRefused) {
+  ServerOptions other = options_;
+  other.state_dir = dir_.path() / "other";
+  other.device = "cuda:99";
+  EXPECT_THAT(Server::Start(other),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST_F(ServerTest, ShutdownEndsARunningJobAndItsWatchers) {
+  const auto stub = v1::TrainingService::NewStub(channel_);
+  v1::StartFineTuneRequest request;
+  request.set_dataset("pets");
+  request.mutable_hyper_parameters()->set_epochs(1000);
+  request.mutable_hyper_parameters()->set_from_scratch(true);
+  v1::StartFineTuneResponse started;
+  grpc::ClientContext start;
+  ASSERT_THAT(FromGrpcStatus(stub->StartFineTune(&start, request, &started)),
+              IsOk());
+  v1::WatchProgressRequest watch;
+  watch.set_job_id(started.job().job_id());
+  grpc::ClientContext context;
+  const auto reader = stub->WatchProgress(&context, watch);
+  v1::WatchProgressResponse latest;
+  while (reader->Read(&latest) && latest.job().progress().step() < 3) {
+  }
+  server_->Shutdown();
+  while (reader->Read(&latest)) {
+  }
+  EXPECT_EQ(latest.job().state(), v1::JOB_STATE_FAILED);
+}
+
+}  // namespace
+}  // namespace finetune
