@@ -40,15 +40,14 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
 
 ExitCode ExitCodeOf(const absl::Status& status) {
   if (status.ok()) return kDone;
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)
-             ? kUnreachable
-             : kFailed;
+  // A server that says when to try again is there.
+  const bool silent = absl::IsUnavailable(status) && !RetrySeconds(status);
+  return silent || absl::IsDeadlineExceeded(status) ? kUnreachable : kFailed;
 }
 
 void PrintError(const Connection& connection, const absl::Status& status,
                 std::ostream& err) {
-  const auto retry = RetrySeconds(status);
-  if (ExitCodeOf(status) == kUnreachable && !retry.has_value()) {
+  if (ExitCodeOf(status) == kUnreachable) {
     err << "finetune: no answer from " << connection.server << ": "
         << status.message() << "\n"
         << "Is finetuned running there? --server or FINETUNE_SERVER names "
@@ -56,6 +55,7 @@ void PrintError(const Connection& connection, const absl::Status& status,
     return;
   }
   err << "finetune: " << status.message() << "\n";
+  const auto retry = RetrySeconds(status);
   if (retry.has_value()) err << "Try again in " << *retry << " s.\n";
 }
 

@@ -20,7 +20,8 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Serves fine-tuning of ResNet18 and classification over gRPC.\n"
       "Every setting is a flag, an environment variable, or a line of the\n"
-      "configuration file; the first of these that is there counts.",
+      "configuration file. A flag counts before the file, and the file before\n"
+      "the environment.",
       "finetuned");
   app.set_version_flag("--version", FINETUNE_VERSION);
   finetune::AddServerOptions(app, options);

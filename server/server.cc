@@ -12,6 +12,8 @@
 #include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
+#include "google/protobuf/message.h"
+#include "grpc/health/v1/health.pb.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -138,6 +140,9 @@ Server::Rooms::Rooms(const ServerOptions& options,
 
 absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);
+  // Links health.proto in, for reflection to describe.
+  google::protobuf::LinkMessageReflection<
+      grpc::health::v1::HealthCheckRequest>();
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;

@@ -13,7 +13,7 @@
 #include "finetune/v1/training_service.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
-#include "grpcpp/generic/generic_stub.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 
@@ -28,6 +28,7 @@ using ::testing::HasSubstr;
 using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
+using HealthStatus = grpc::health::v1::HealthCheckResponse;
 
 std::string Image(const std::string& name) {
   return *ReadFile(fs::path(FINETUNE_TESTDATA) / "images" / name, 1 << 20);
@@ -94,33 +95,16 @@ class ServerTest : public ::testing::Test {
     return response;
   }
 
-  // What grpc.health.v1 says, by its bytes: field 1 is the service's name in
-  // the request and the status (1 is SERVING) in the answer.
-  int Health(const std::string& service) {
-    grpc::ByteBuffer request = Bytes(
-        "\x0a" + std::string(1, static_cast<char>(service.size())) + service);
-    grpc::GenericStub stub(channel_);
+  HealthStatus::ServingStatus Health(const std::string& service) {
+    grpc::health::v1::HealthCheckRequest request;
+    request.set_service(service);
+    HealthStatus response;
     grpc::ClientContext context;
-    grpc::CompletionQueue queue;
-    const auto call = stub.PrepareUnaryCall(
-        &context, "/grpc.health.v1.Health/Check", request, &queue);
-    call->StartCall();
-    grpc::ByteBuffer response;
-    grpc::Status status;
-    call->Finish(&response, &status, nullptr);
-    void* tag;
-    bool ok;
-    queue.Next(&tag, &ok);
-    grpc::Slice slice;
-    if (!status.ok() || !response.DumpToSingleSlice(&slice).ok() ||
-        slice.size() < 2) {
-      return 0;
-    }
-    return slice.begin()[1];
-  }
-  static grpc::ByteBuffer Bytes(const std::string& bytes) {
-    const grpc::Slice slice(bytes);
-    return grpc::ByteBuffer(&slice, 1);
+    EXPECT_THAT(
+        FromGrpcStatus(grpc::health::v1::Health::NewStub(channel_)->Check(
+            &context, request, &response)),
+        IsOk());
+    return response.status();
   }
 
   const TempDir dir_;
@@ -132,14 +116,14 @@ class ServerTest : public ::testing::Test {
 TEST_F(ServerTest, JobBecomesAModelThatIsServedAlsoAfterARestart) {
   EXPECT_THAT(Classify(Image("rgb.png")),
               StatusIs(absl::StatusCode::kFailedPrecondition));
-  EXPECT_EQ(Health("finetune.v1.InferenceService"), 2);
-  EXPECT_EQ(Health("finetune.v1.TrainingService"), 1);
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), HealthStatus::NOT_SERVING);
+  EXPECT_EQ(Health("finetune.v1.TrainingService"), HealthStatus::SERVING);
 
   const v1::FineTuneJob job = RunJob("pets");
   ASSERT_EQ(job.state(), v1::JOB_STATE_SUCCEEDED) << job.ShortDebugString();
   EXPECT_EQ(job.progress().epochs_size(), 2);
   EXPECT_EQ(job.dataset_stats().skipped(0).path(), "train/dog/notes.txt");
-  EXPECT_EQ(Health("finetune.v1.InferenceService"), 1);
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), HealthStatus::SERVING);
 
   const auto before = Classify(Image("rgb.png"));
   ASSERT_THAT(before, IsOk());
@@ -152,7 +136,7 @@ TEST_F(ServerTest, JobBecomesAModelThatIsServedAlsoAfterARestart) {
   EXPECT_EQ(after->model().version(), 1);
   EXPECT_EQ(after->results(0).SerializeAsString(),
             before->results(0).SerializeAsString());
-  EXPECT_EQ(Health("finetune.v1.InferenceService"), 1);
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), HealthStatus::SERVING);
 }
 
 TEST_F(ServerTest, DatasetThatCannotBeTrainedOnFailsItsJobWithTheReason) {

@@ -1,7 +1,6 @@
 // finetune-trainer: one job in one process. Reads a TrainerSpec, writes
 // TrainerEvents to standard output and the model to the spec's folder.
 
-#include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -118,6 +117,7 @@ absl::Status TrainCatching(const std::string& spec_file,
 }
 
 int Main(const std::string& spec_file) {
+  KeepFreedMemory();
   const EventWriter events(TakeStandardOutput());
   std::stop_source stop;
   sigset_t signals;

@@ -15,7 +15,7 @@ namespace finetune {
 // `to` of that; nothing outside of `to` is computed.
 //
 // REQUIRES: `from` lies within the image and `to` within width x height;
-// neither is empty.
+// neither is empty, and to.width is a multiple of 8.
 RgbImage Resize(const RgbImage& image, const CropBox& from, int width,
                 int height, const CropBox& to);
 

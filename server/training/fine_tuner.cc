@@ -1,5 +1,7 @@
 #include "server/training/fine_tuner.h"
 
+#include <malloc.h>
+
 #include <cmath>
 #include <numeric>
 #include <utility>
@@ -225,6 +227,12 @@ void FineTuner::ReportSometimes(const ReportFn& report) {
   if (absl::Now() - last_report_ < kReportInterval) return;
   last_report_ = absl::Now();
   report(meter_.progress());
+}
+
+void KeepFreedMemory() {
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
+  mallopt(M_TOP_PAD, 256 << 20);
 }
 
 }  // namespace finetune

@@ -69,6 +69,12 @@ class FineTuner {
   absl::Time last_report_;
 };
 
+// Makes malloc keep what is freed, for the whole process: to be called once, at
+// the start of a process that trains. Activations of 100 MB come and go with
+// every step; by default each is mapped anew and its pages cleared, which on a
+// CPU takes a quarter of a step.
+void KeepFreedMemory();
+
 }  // namespace finetune
 
 #endif  // SERVER_TRAINING_FINE_TUNER_H_
