@@ -124,6 +124,11 @@ class Classifier {
       return absl::OkStatus();
     }
     if (!status.ok()) return status;
+    if (response.results_size() != batch.request.images_size()) {
+      return absl::InternalError(
+          absl::StrCat("the server answered ", batch.request.images_size(),
+                       " images with ", response.results_size(), " results"));
+    }
     for (int i = 0; i < response.results_size(); ++i) {
       const v1::ClassifyResult& result = response.results(i);
       if (result.has_error()) {

@@ -1,3 +1,6 @@
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <memory>
 #include <sstream>
@@ -46,17 +49,23 @@ class FakeTraining final : public v1::TrainingService::Service {
       grpc::ServerContext*, const v1::WatchProgressRequest* request,
       grpc::ServerWriter<v1::WatchProgressResponse>* writer) override {
     after.push_back(request->after_sequence());
+    if (request->after_sequence() >= silent_after) return watch_end;
     v1::WatchProgressResponse response;
     response.set_sequence(request->after_sequence() + 1);
     const bool last = response.sequence() == 3;
     response.mutable_job()->set_state(last ? end_state : v1::JOB_STATE_RUNNING);
     writer->Write(response);
-    if (last) return grpc::Status::OK;
-    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going away");
+    if (interrupt) kill(getpid(), SIGINT);
+    if (last && last_is_ok) return grpc::Status::OK;
+    return watch_end;
   }
 
   absl::Status start_status;
   v1::JobState end_state = v1::JOB_STATE_SUCCEEDED;
+  grpc::Status watch_end{grpc::StatusCode::UNAVAILABLE, "going away"};
+  uint64_t silent_after = 100;  // No snapshot after that one.
+  bool last_is_ok = true;
+  bool interrupt = false;  // Ctrl-C before the stream breaks off.
   v1::StartFineTuneRequest last_start;
   std::vector<uint64_t> after;
 };
@@ -67,6 +76,7 @@ class FakeInference final : public v1::InferenceService::Service {
                         const v1::ClassifyRequest* request,
                         v1::ClassifyResponse* response) override {
     sizes.push_back(request->images_size());
+    if (forgetful) return grpc::Status::OK;
     response->mutable_model()->set_name("insects");
     response->mutable_model()->set_version(2);
     for (const std::string& image : request->images()) {
@@ -86,10 +96,14 @@ class FakeInference final : public v1::InferenceService::Service {
   }
 
   std::vector<int> sizes;
+  bool forgetful = false;  // Answers without results.
 };
 
 class ClientTest : public ::testing::Test {
  protected:
+  // Before gRPC starts its threads.
+  static void SetUpTestSuite() { BlockInterrupt(); }
+
   ClientTest() {
     grpc::ServerBuilder builder;
     builder.RegisterService(&training_);
@@ -97,7 +111,7 @@ class ClientTest : public ::testing::Test {
     builder.SetMaxReceiveMessageSize(64 << 20);
     server_ = builder.BuildAndStart();
     connection_.channel = server_->InProcessChannel({});
-    options_.wait = [this](absl::Duration) { ++waits_; };
+    options_.first_wait = absl::ZeroDuration();
   }
 
   ExitCode Classify(const std::vector<std::string>& files) {
@@ -110,7 +124,6 @@ class ClientTest : public ::testing::Test {
   std::unique_ptr<grpc::Server> server_;
   Connection connection_;
   WatchOptions options_;
-  int waits_ = 0;
   std::ostringstream out_, err_;
 };
 
@@ -133,7 +146,44 @@ TEST_F(ClientTest, RefusedStartIsAFailureAndSaysWhenToRetry) {
 TEST_F(ClientTest, BrokenWatchGoesOnWhereItWas) {
   EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kDone);
   EXPECT_THAT(training_.after, ::testing::ElementsAre(0, 1, 2));
-  EXPECT_EQ(waits_, 2);
+}
+
+TEST_F(ClientTest, WatchGivesUpOnAServerThatStaysAway) {
+  training_.silent_after = 1;
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kUnreachable);
+  EXPECT_EQ(training_.after.size(), 1u + options_.retries);
+  EXPECT_THAT(err_.str(), HasSubstr("going away"));
+}
+
+TEST_F(ClientTest, StreamThatEndsBeforeTheJobIsAFailure) {
+  training_.silent_after = 0;
+  training_.watch_end = grpc::Status::OK;
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("ended the watch before the job"));
+}
+
+TEST_F(ClientTest, StreamThatBreaksAfterTheJobsEndIsNoFailure) {
+  training_.last_is_ok = false;
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kDone);
+  EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(ClientTest, InterruptEndsAWaitForTheServerAndSaysHowToWatchAgain) {
+  training_.interrupt = true;
+  options_.first_wait = absl::Hours(1);
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kInterrupted);
+  EXPECT_THAT(err_.str(), HasSubstr("The job goes on"));
+  EXPECT_THAT(err_.str(), HasSubstr("finetune progress ft-1 --watch"));
+}
+
+TEST_F(ClientTest, WatchJsonIsOneResponseALine) {
+  connection_.json = true;
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kDone);
+  EXPECT_EQ(
+      out_.str(),
+      "{\"sequence\":\"1\",\"job\":{\"state\":\"JOB_STATE_RUNNING\"}}\n"
+      "{\"sequence\":\"2\",\"job\":{\"state\":\"JOB_STATE_RUNNING\"}}\n"
+      "{\"sequence\":\"3\",\"job\":{\"state\":\"JOB_STATE_SUCCEEDED\"}}\n");
 }
 
 TEST_F(ClientTest, FailedJobIsExitCodeOne) {
@@ -175,6 +225,12 @@ TEST_F(ClientTest, BadImagesFailAloneAndSetTheExitCode) {
   EXPECT_THAT(err_.str(), HasSubstr("none.jpg"));
 }
 
+TEST_F(ClientTest, AnswerWithoutItsResultsIsAFailure) {
+  inference_.forgetful = true;
+  EXPECT_EQ(Classify({dir_.Write("bee.jpg", "bee")}), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("answered 1 images with 0 results"));
+}
+
 TEST_F(ClientTest, ClassifyJsonIsALineAnImage) {
   connection_.json = true;
   const auto bee = dir_.Write("bee.jpg", "bee");
@@ -194,6 +250,15 @@ TEST_F(ClientTest, ManyImagesGoInBatchesAndALargeOneAlone) {
   files.push_back(dir_.Write("large.jpg", std::string(5 << 20, 'x')));
   EXPECT_EQ(Classify(files), kDone);
   EXPECT_THAT(inference_.sizes, ::testing::ElementsAre(16, 4, 1));
+}
+
+TEST(PrintErrorTest, RetryIsRoundedUpToWholeSeconds) {
+  std::ostringstream err;
+  PrintError(
+      {},
+      RetryAfter(absl::ResourceExhaustedError("full"), absl::Milliseconds(500)),
+      err);
+  EXPECT_EQ(err.str(), "finetune: full\nTry again in 1 s.\n");
 }
 
 TEST(ParseModelRefTest, TakesANameAndAVersion) {

@@ -12,12 +12,15 @@ namespace finetune {
 namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
+constexpr int kMaxReconnectMs = 2000;  // A watch looks this often for a server.
 
 std::optional<int64_t> RetrySeconds(const absl::Status& status) {
   const google::rpc::Status wire = ToRpcStatus(status);
   for (const auto& detail : wire.details()) {
     google::rpc::RetryInfo retry;
-    if (detail.UnpackTo(&retry)) return retry.retry_delay().seconds();
+    if (!detail.UnpackTo(&retry)) continue;
+    return retry.retry_delay().seconds() +
+           (retry.retry_delay().nanos() > 0 ? 1 : 0);
   }
   return std::nullopt;
 }
@@ -34,6 +37,7 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
                                    arguments);
 }

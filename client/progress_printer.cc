@@ -4,16 +4,20 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "google/protobuf/util/time_util.h"
 
 namespace finetune {
 namespace {
 
 constexpr absl::Duration kPlainInterval = absl::Seconds(10);
 constexpr int kSkippedShown = 5;
+constexpr int kMinBarWidth = 8;
 constexpr int kMaxBarWidth = 30;
 
 double Seconds(const google::protobuf::Duration& duration) {
-  return static_cast<double>(duration.seconds()) + 1e-9 * duration.nanos();
+  return 1e-9 *
+         static_cast<double>(
+             google::protobuf::util::TimeUtil::DurationToNanoseconds(duration));
 }
 
 // "1:05:09", "5:09".
@@ -34,12 +38,31 @@ std::string ModelName(const v1::ModelRef& model) {
   return absl::StrCat(model.name(), "@", model.version());
 }
 
-// What a bar or a plain line says of a running epoch.
+// What a plain line says of a running epoch.
 std::string ProgressText(const v1::Progress& p) {
   return absl::StrFormat(
       "epoch %d/%d  step %d/%d  loss %.3f  acc %.3f  %.1f images/s  ETA %s",
       p.epoch(), p.total_epochs(), p.step(), p.total_steps(), p.train_loss(),
       p.train_accuracy(), p.images_per_second(), Clock(p.eta()));
+}
+
+// What stands beside a bar, in at most `room` columns: the least needed goes
+// first where they are few.
+std::string BarText(const v1::Progress& p, int room) {
+  const std::string epoch =
+      absl::StrFormat("epoch %d/%d", p.epoch(), p.total_epochs());
+  const std::string eta = absl::StrCat("ETA ", Clock(p.eta()));
+  const std::string quality = absl::StrFormat(
+      "  loss %.3f  acc %.3f", p.train_loss(), p.train_accuracy());
+  const std::string speed =
+      absl::StrFormat("  %.1f images/s", p.images_per_second());
+  for (const std::string& text :
+       {absl::StrCat(epoch, quality, speed, "  ", eta),
+        absl::StrCat(epoch, quality, "  ", eta), absl::StrCat(epoch, "  ", eta),
+        eta}) {
+    if (static_cast<int>(text.size()) <= room) return text;
+  }
+  return "";
 }
 
 std::string DatasetText(const v1::DatasetStats& stats) {
@@ -76,7 +99,7 @@ std::string StateText(const v1::FineTuneJob& job) {
     case v1::JOB_STATE_QUEUED:
       return absl::StrCat("queued, position ", job.queue_position());
     case v1::JOB_STATE_VALIDATING:
-      return "reading the data set";
+      return "validating the data set";
     default:
       return "";
   }
@@ -150,33 +173,38 @@ void ProgressPrinter::PrintEnd(const v1::FineTuneJob& job) {
   const int best = job.progress().best_epoch();
   std::string line = absl::StrCat("model ", ModelName(job.model()));
   if (best >= 1 && best <= job.progress().epochs_size()) {
-    absl::StrAppendFormat(&line, ", test acc %.3f, of epoch %d",
+    absl::StrAppendFormat(&line, ", test accuracy %.3f, best epoch %d",
                           job.progress().epochs(best - 1).test_accuracy(),
                           best);
   }
+  absl::StrAppend(&line, "; try: finetune classify --model ",
+                  job.model().name(), " IMAGE");
   Line(line);
-  Line(absl::StrCat("try: finetune classify --model ", job.model().name(),
-                    " IMAGE"));
 }
 
 void ProgressPrinter::Line(const std::string& text) {
-  if (bar_is_drawn_) out_ << "\r\033[K";  // To column 1; clear the line.
+  if (bar_is_drawn_) out_ << "\r\033[K";
   bar_is_drawn_ = false;
   out_ << text << "\n";
 }
 
 void ProgressPrinter::Bar(const v1::Progress& progress) {
-  const std::string text = ProgressText(progress);
-  const int room = width_ - 1 - static_cast<int>(text.size()) - 3;
-  std::string line;
-  if (const int width = std::min(room, kMaxBarWidth); width >= 5) {
-    const int filled = static_cast<int>(width * progress.fraction_done());
-    line = absl::StrCat("[", std::string(filled, '#'),
-                        std::string(width - filled, '.'), "] ");
-  }
-  absl::StrAppend(&line, text);
-  out_ << "\r\033[K" << line.substr(0, width_ - 1);
+  const int columns = width_ - 1;  // A full row would wrap.
+  const std::string text = BarText(progress, columns - kMinBarWidth - 3);
+  const int around = text.empty() ? 2 : static_cast<int>(text.size()) + 3;
+  const int width = std::clamp(columns - around, 0, kMaxBarWidth);
+  const int filled =
+      static_cast<int>(width * std::clamp(progress.fraction_done(), 0.0, 1.0));
+  std::string line = absl::StrCat("[", std::string(filled, '#'),
+                                  std::string(width - filled, '.'), "]");
+  if (!text.empty()) absl::StrAppend(&line, " ", text);
+  out_ << "\r\033[K" << line;  // To column 1; clear the line.
   bar_is_drawn_ = true;
+}
+
+void ProgressPrinter::Break() {
+  if (bar_is_drawn_) out_ << std::endl;
+  bar_is_drawn_ = false;
 }
 
 }  // namespace finetune

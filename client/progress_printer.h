@@ -30,6 +30,9 @@ class ProgressPrinter {
   // Prints what is new in `job`. Snapshots may skip some, never go back.
   void Print(const v1::FineTuneJob& job, absl::Time now = absl::Now());
 
+  // Leaves a drawn bar behind, so that others can write below it.
+  void Break();
+
  private:
   void PrintState(const v1::FineTuneJob& job);
   void PrintEnd(const v1::FineTuneJob& job);

@@ -68,20 +68,50 @@ TEST(ProgressPrinterTest, PipeGetsPlainLinesAtABoundedRate) {
 }
 
 TEST(ProgressPrinterTest, BarFitsTheTerminal) {
-  for (const int width : {20, 60, 120, 200}) {
+  const std::string prefix = "\r\033[K[";
+  for (int width = 10; width <= 200; ++width) {
     std::ostringstream out;
     ProgressPrinter printer(width, out);
     printer.Print(Running(15, 0));
-    const std::string prefix = "\r\033[K";
     ASSERT_THAT(out.str(), ::testing::StartsWith(prefix));
-    EXPECT_LT(out.str().size() - prefix.size(), static_cast<size_t>(width));
-    if (width >= 120) {
-      EXPECT_THAT(out.str(), HasSubstr("#####."));
-    }
+    EXPECT_LE(out.str().size() - prefix.size() + 1,
+              static_cast<size_t>(width - 1));
+    EXPECT_THAT(out.str(), HasSubstr("##.")) << width;
   }
 }
 
-TEST(ProgressPrinterTest, QueueAndScanAreSaid) {
+TEST(ProgressPrinterTest, EightyColumnsHoldBarAndAllNumbers) {
+  std::ostringstream out;
+  v1::FineTuneJob job = Running(15, 0);
+  job.mutable_progress()->set_train_loss(0.5125);
+  job.mutable_progress()->set_train_accuracy(0.781);
+  job.mutable_progress()->set_images_per_second(105.3);
+  ProgressPrinter(80, out).Print(job);
+  EXPECT_EQ(out.str(),
+            "\r\033[K[#########.........] epoch 1/3  loss 0.512  acc 0.781  "
+            "105.3 images/s  ETA 1:09");
+}
+
+TEST(ProgressPrinterTest, NarrowTerminalKeepsEpochAndEta) {
+  std::ostringstream out;
+  ProgressPrinter(40, out).Print(Running(15, 0));
+  EXPECT_THAT(out.str(), HasSubstr("] epoch 1/3  ETA 1:09"));
+}
+
+TEST(ProgressPrinterTest, EpochLineReplacesTheBarAndBreakLeavesIt) {
+  std::ostringstream out;
+  ProgressPrinter printer(80, out);
+  printer.Print(Running(9, 0));
+  out.str("");
+  printer.Print(Running(10, 1));
+  EXPECT_THAT(out.str(), ::testing::StartsWith("\r\033[Kepoch 1, loss"));
+  out.str("");
+  printer.Break();
+  printer.Break();
+  EXPECT_EQ(out.str(), "\n");
+}
+
+TEST(ProgressPrinterTest, QueueAndValidationAreSaid) {
   std::ostringstream out;
   ProgressPrinter printer(0, out);
   v1::FineTuneJob job;
@@ -91,7 +121,7 @@ TEST(ProgressPrinterTest, QueueAndScanAreSaid) {
   printer.Print(job);
   job.set_state(v1::JOB_STATE_VALIDATING);
   printer.Print(job);
-  EXPECT_EQ(out.str(), "queued, position 2\nreading the data set\n");
+  EXPECT_EQ(out.str(), "queued, position 2\nvalidating the data set\n");
 }
 
 TEST(ProgressPrinterTest, EndNamesTheModelOrTheError) {
@@ -103,8 +133,8 @@ TEST(ProgressPrinterTest, EndNamesTheModelOrTheError) {
   job.mutable_model()->set_version(4);
   ProgressPrinter(0, out).Print(job);
   EXPECT_THAT(out.str(),
-              HasSubstr("model hotdog@4, test acc 0.902, of epoch 2"));
-  EXPECT_THAT(out.str(), HasSubstr("finetune classify --model hotdog IMAGE"));
+              HasSubstr("model hotdog@4, test accuracy 0.902, best epoch 2; "
+                        "try: finetune classify --model hotdog IMAGE\n"));
 
   std::ostringstream failed;
   job.set_state(v1::JOB_STATE_FAILED);

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <thread>
 
@@ -26,7 +25,7 @@ sigset_t InterruptSet() {
   return set;
 }
 
-// Takes SIGINT, where it is blocked, and cancels the call that goes on.
+// Takes SIGINT, where it is blocked, and ends the call or wait that goes on.
 class InterruptGuard {
  public:
   InterruptGuard()
@@ -38,7 +37,12 @@ class InterruptGuard {
     context_ = context;
     if (interrupted_ && context_ != nullptr) context_->TryCancel();
   }
-  bool interrupted() const { return interrupted_; }
+
+  // Waits for Ctrl-C. Returns whether there was one, now or before.
+  bool WaitFor(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
+    const MutexLock lock(mu_);
+    return mu_.AwaitFor(timeout, [this] { return interrupted_; });
+  }
 
  private:
   void Listen(const std::stop_token& stop) {
@@ -46,17 +50,99 @@ class InterruptGuard {
     const timespec poll = {.tv_sec = 0, .tv_nsec = 50'000'000};
     while (!stop.stop_requested()) {
       if (sigtimedwait(&set, nullptr, &poll) != SIGINT) continue;
-      interrupted_ = true;
       const MutexLock lock(mu_);
+      interrupted_ = true;
       if (context_ != nullptr) context_->TryCancel();
       return;
     }
   }
 
-  std::atomic<bool> interrupted_ = false;
   Mutex mu_;
+  bool interrupted_ ABSL_GUARDED_BY(mu_) = false;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mu_) = nullptr;
   std::jthread thread_;
+};
+
+bool HasEnded(const v1::FineTuneJob& job) {
+  return job.state() == v1::JOB_STATE_SUCCEEDED ||
+         job.state() == v1::JOB_STATE_FAILED;
+}
+
+// One watch, over as many streams as it takes.
+class Watch {
+ public:
+  Watch(const Connection& connection, const std::string& job_id,
+        const WatchOptions& options, std::ostream& out, std::ostream& err)
+      : connection_(connection),
+        options_(options),
+        out_(out),
+        err_(err),
+        stub_(v1::TrainingService::NewStub(connection.channel)),
+        printer_(options.terminal_width, out) {
+    request_.set_job_id(job_id);
+  }
+
+  ExitCode Run() {
+    for (int failures = 0;; ++failures) {
+      const uint64_t before = request_.after_sequence();
+      const absl::Status status = FollowStream();
+      if (HasEnded(latest_.job())) {
+        return latest_.job().state() == v1::JOB_STATE_SUCCEEDED ? kDone
+                                                                : kFailed;
+      }
+      if (interrupt_.WaitFor(absl::ZeroDuration())) return Interrupted();
+      if (request_.after_sequence() > before) failures = 0;
+      if (!absl::IsUnavailable(status) || failures >= options_.retries ||
+          request_.after_sequence() == 0) {
+        printer_.Break();
+        PrintError(connection_, status, err_);
+        return ExitCodeOf(status);
+      }
+      if (interrupt_.WaitFor(options_.first_wait *
+                             (1 << std::min(failures, 3)))) {
+        return Interrupted();
+      }
+    }
+  }
+
+ private:
+  // Prints what one stream says. Why it ended; OK only after the job.
+  absl::Status FollowStream() {
+    grpc::ClientContext context;
+    interrupt_.Guard(&context);
+    const auto reader = stub_->WatchProgress(&context, request_);
+    while (reader->Read(&latest_)) {
+      request_.set_after_sequence(latest_.sequence());
+      if (connection_.json) {
+        PrintJson(latest_, out_);
+      } else {
+        printer_.Print(latest_.job());
+      }
+    }
+    const absl::Status status = FromGrpcStatus(reader->Finish());
+    interrupt_.Guard(nullptr);
+    if (status.ok() && !HasEnded(latest_.job())) {
+      return absl::InternalError("the server ended the watch before the job");
+    }
+    return status;
+  }
+
+  ExitCode Interrupted() {
+    printer_.Break();
+    err_ << "The job goes on. Watch it again with: finetune progress "
+         << request_.job_id() << " --watch\n";
+    return kInterrupted;
+  }
+
+  const Connection& connection_;
+  const WatchOptions& options_;
+  std::ostream& out_;
+  std::ostream& err_;
+  const std::unique_ptr<v1::TrainingService::Stub> stub_;
+  ProgressPrinter printer_;
+  InterruptGuard interrupt_;
+  v1::WatchProgressRequest request_;
+  v1::WatchProgressResponse latest_;
 };
 
 }  // namespace
@@ -77,42 +163,7 @@ int TerminalWidth() {
 ExitCode WatchJob(const Connection& connection, const std::string& job_id,
                   const WatchOptions& options, std::ostream& out,
                   std::ostream& err) {
-  const auto stub = v1::TrainingService::NewStub(connection.channel);
-  ProgressPrinter printer(options.terminal_width, out);
-  InterruptGuard interrupt;
-  v1::WatchProgressRequest request;
-  request.set_job_id(job_id);
-  v1::WatchProgressResponse latest;
-  for (int failures = 0;; ++failures) {
-    grpc::ClientContext context;
-    interrupt.Guard(&context);
-    const auto reader = stub->WatchProgress(&context, request);
-    while (reader->Read(&latest)) {
-      failures = 0;
-      request.set_after_sequence(latest.sequence());
-      if (connection.json) {
-        PrintJson(latest, out);
-      } else {
-        printer.Print(latest.job());
-      }
-    }
-    const absl::Status status = FromGrpcStatus(reader->Finish());
-    interrupt.Guard(nullptr);
-    if (interrupt.interrupted()) {
-      err << "\nThe job goes on. Watch it again with: finetune progress "
-          << job_id << " --watch\n";
-      return kInterrupted;
-    }
-    if (status.ok()) {
-      return latest.job().state() == v1::JOB_STATE_SUCCEEDED ? kDone : kFailed;
-    }
-    if (!absl::IsUnavailable(status) || failures >= options.retries ||
-        request.after_sequence() == 0) {
-      PrintError(connection, status, err);
-      return ExitCodeOf(status);
-    }
-    options.wait(absl::Seconds(1 << std::min(failures, 3)));
-  }
+  return Watch(connection, job_id, options, out, err).Run();
 }
 
 }  // namespace finetune

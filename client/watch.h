@@ -3,11 +3,9 @@
 #ifndef CLIENT_WATCH_H_
 #define CLIENT_WATCH_H_
 
-#include <functional>
 #include <ostream>
 #include <string>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/connection.h"
 
@@ -15,10 +13,10 @@ namespace finetune {
 
 struct WatchOptions {
   int terminal_width = 0;  // Columns; 0: not a terminal.
-  // After a broken stream: how often to try again, and how to wait meanwhile,
-  // one second at first and longer every time.
+  // After a broken stream: how often to try again, and how long to wait before
+  // the first time. Each wait doubles, up to eight times the first.
   int retries = 6;
-  std::function<void(absl::Duration)> wait = absl::SleepFor;
+  absl::Duration first_wait = absl::Seconds(1);
 };
 
 // Prints progress until the job ends: kDone if it succeeded, kFailed if not;

@@ -5,7 +5,9 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "common/utf8.h"
 #include "google/protobuf/message_lite.h"
+#include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace finetune {
@@ -57,16 +59,18 @@ absl::Status PreconditionError(absl::string_view type,
 
 absl::Status RetryAfter(absl::Status status, absl::Duration delay) {
   google::rpc::RetryInfo detail;
-  const timespec parts = absl::ToTimespec(delay);
-  detail.mutable_retry_delay()->set_seconds(parts.tv_sec);
-  detail.mutable_retry_delay()->set_nanos(static_cast<int>(parts.tv_nsec));
+  *detail.mutable_retry_delay() =
+      google::protobuf::util::TimeUtil::NanosecondsToDuration(
+          absl::ToInt64Nanoseconds(delay));
   return WithDetail(std::move(status), detail);
 }
 
 google::rpc::Status ToRpcStatus(const absl::Status& status) {
   google::rpc::Status out;
   out.set_code(static_cast<int>(status.code()));
-  out.set_message(std::string(status.message().substr(0, kMaxMessageBytes)));
+  // Twice, since a cut may split a character and escapes lengthen.
+  out.set_message(ToUtf8(status.message().substr(0, kMaxMessageBytes))
+                      .substr(0, kMaxMessageBytes));
   status.ForEachPayload(
       [&out](absl::string_view type_url, const absl::Cord& payload) {
         auto* detail = out.add_details();

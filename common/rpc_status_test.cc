@@ -27,6 +27,16 @@ TEST(RpcStatusTest, LongMessagesAreCut) {
   EXPECT_EQ(wire.message().size(), 1024u);
 }
 
+TEST(RpcStatusTest, MessagesAreUtf8WhateverWasInThem) {
+  const auto name = ToRpcStatus(absl::NotFoundError("open caf\xe9.jpg"));
+  EXPECT_EQ(name.message(), "open caf\\xe9.jpg");
+  std::string text = "x";
+  for (int i = 0; i < 1000; ++i) text += "\xc3\xbc";  // Cut within a character.
+  google::rpc::Status read;
+  EXPECT_TRUE(read.ParseFromString(
+      ToRpcStatus(absl::InternalError(text)).SerializeAsString()));
+}
+
 TEST(RpcStatusTest, RetryInfoHoldsTheDelay) {
   const auto wire = ToRpcStatus(
       RetryAfter(absl::UnavailableError("busy"), absl::Milliseconds(1500)));

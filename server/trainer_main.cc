@@ -13,12 +13,11 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
-#include "google/protobuf/io/zero_copy_stream_impl.h"
 #include "google/protobuf/util/delimited_message_util.h"
+#include "google/protobuf/util/time_util.h"
 #include "server/data/dataset.h"
 #include "server/model/registry.h"
 #include "server/model/safetensors.h"
@@ -63,7 +62,8 @@ absl::Status WriteModel(const TrainerSpec& spec, const Dataset& dataset,
   model.set_test_accuracy(result.test_accuracy);
   model.set_job_id(spec.job_id());
   model.set_weights_sha256(Sha256Hex(weights));
-  model.mutable_create_time()->set_seconds(absl::ToUnixSeconds(absl::Now()));
+  *model.mutable_create_time() =
+      google::protobuf::util::TimeUtil::GetCurrentTime();
   RETURN_IF_ERROR(MakeFolders(dir));
   RETURN_IF_ERROR(WriteFileAtomically(dir / kWeightsFile, weights));
   return WriteModelFile(dir, model);

@@ -10,6 +10,7 @@
 #include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 
 namespace finetune {
 namespace {
@@ -46,8 +47,9 @@ void KeepReadable(std::vector<Sample>& samples,
     stats.set_skipped_images(stats.skipped_images() + 1);
     if (stats.skipped_size() < kMaxSkippedListed) {
       auto* skipped = stats.add_skipped();
-      skipped->set_path(samples[i].path.lexically_relative(root).string());
-      skipped->set_reason(std::string(results[i].message()));
+      skipped->set_path(
+          ToUtf8(samples[i].path.lexically_relative(root).native()));
+      skipped->set_reason(ToUtf8(results[i].message()));
     }
   }
   samples = std::move(kept);

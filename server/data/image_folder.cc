@@ -7,6 +7,7 @@
 #include "absl/strings/string_view.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 
 namespace finetune {
 namespace {
@@ -115,6 +116,12 @@ absl::StatusOr<ImageFolder> OpenImageFolder(const fs::path& root) {
     return DatasetError(
         root, absl::StrCat("train/ has ", folder.classes.size(),
                            " class folder(s); at least 2 are needed"));
+  }
+  for (const std::string& name : folder.classes) {
+    if (!IsUtf8(name)) {
+      return DatasetError(root, absl::StrCat("the name of the class folder \"",
+                                             ToUtf8(name), "\" is not UTF-8"));
+    }
   }
   RETURN_IF_ERROR(CheckTestClasses(folder, test_dir));
   ASSIGN_OR_RETURN(folder.train, ListSplit(folder, root / "train"));

@@ -30,7 +30,7 @@ struct ImageFolder {
 // Opens no file: ScanDataset tells which ones are images.
 //
 // FAILED_PRECONDITION if there is no train/, neither test/ nor val/, fewer than
-// two classes, a class without training files, a test class that is not
+// two classes, a class whose name is not UTF-8 or without training files, a test class that is not
 // trained, no test file, or more than 5,000,000 files.
 absl::StatusOr<ImageFolder> OpenImageFolder(const std::filesystem::path& root);
 

@@ -69,6 +69,14 @@ TEST(ImageFolderTest, SaysWhatIsMissing) {
   EXPECT_THAT(Message(dir), HasSubstr("test/c has no counterpart"));
 }
 
+TEST(ImageFolderTest, ClassNameThatIsNotUtf8IsRefused) {
+  const TempDir dir;
+  for (const char* name : {"train/a/1", "train/caf\xe9/1", "test/a/1"}) {
+    dir.Write(name, "");
+  }
+  EXPECT_THAT(Message(dir), HasSubstr("caf\\xe9\" is not UTF-8"));
+}
+
 TEST(ImageFolderTest, DanglingLinksAreLeftOut) {
   const TempDir dir;
   for (const char* name : {"train/a/1", "train/b/1", "test/a/1"}) {

@@ -11,18 +11,13 @@
 #include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
+#include "google/protobuf/util/time_util.h"
 #include "spdlog/spdlog.h"
 
 namespace finetune {
 namespace {
 
-google::protobuf::Timestamp Now() {
-  const timespec now = absl::ToTimespec(absl::Now());
-  google::protobuf::Timestamp stamp;
-  stamp.set_seconds(now.tv_sec);
-  stamp.set_nanos(static_cast<int>(now.tv_nsec));
-  return stamp;
-}
+using google::protobuf::util::TimeUtil;
 
 // Sorts by time of creation, and does not come twice on one state folder.
 std::string NewJobId() {
@@ -57,7 +52,7 @@ absl::StatusOr<v1::FineTuneJob> Scheduler::Submit(JobRequest request) {
   v1::FineTuneJob job;
   job.set_job_id(NewJobId());
   job.set_state(v1::JOB_STATE_QUEUED);
-  *job.mutable_create_time() = Now();
+  *job.mutable_create_time() = TimeUtil::GetCurrentTime();
   job.set_dataset(request.dataset);
   job.set_model_name(request.model_name);
   *job.mutable_hyper_parameters() = request.hyper_parameters;
@@ -113,7 +108,7 @@ void Scheduler::Run(const Waiting& job, const std::stop_token& stop) {
   store_.Update(job.job_id, [](v1::FineTuneJob& record) {
     record.set_state(v1::JOB_STATE_VALIDATING);
     record.set_queue_position(0);
-    *record.mutable_start_time() = Now();
+    *record.mutable_start_time() = TimeUtil::GetCurrentTime();
   });
   spdlog::info("job {} starts on {}", job.job_id,
                job.request.dataset_dir.native());
@@ -123,7 +118,7 @@ void Scheduler::Run(const Waiting& job, const std::stop_token& stop) {
                model->version());
   store_.Update(job.job_id, [&](v1::FineTuneJob& record) {
     record.set_state(v1::JOB_STATE_SUCCEEDED);
-    *record.mutable_end_time() = Now();
+    *record.mutable_end_time() = TimeUtil::GetCurrentTime();
     *record.mutable_model() = *model;
   });
 }
@@ -155,7 +150,7 @@ void Scheduler::Fail(const std::string& job_id, const absl::Status& error) {
   store_.Update(job_id, [&](v1::FineTuneJob& record) {
     record.set_state(v1::JOB_STATE_FAILED);
     record.set_queue_position(0);
-    *record.mutable_end_time() = Now();
+    *record.mutable_end_time() = TimeUtil::GetCurrentTime();
     *record.mutable_error() = ToRpcStatus(error);
   });
 }

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
+#include "google/protobuf/util/time_util.h"
 
 namespace finetune {
 namespace {
@@ -130,10 +131,9 @@ absl::StatusOr<v1::HyperParameters> Resolve(const v1::HyperParameters& given) {
   return all;
 }
 
-void SetDuration(absl::Duration from, google::protobuf::Duration& to) {
-  const timespec parts = absl::ToTimespec(from);
-  to.set_seconds(parts.tv_sec);
-  to.set_nanos(static_cast<int>(parts.tv_nsec));
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  return google::protobuf::util::TimeUtil::NanosecondsToDuration(
+      absl::ToInt64Nanoseconds(duration));
 }
 
 void AddScores(const v1::Model& model, int top_k,
@@ -215,11 +215,11 @@ v1::ClassifyResponse ToClassifyResponse(const v1::Model& model, int top_k,
       *result.mutable_error() = ToRpcStatus(image.status());
     }
   }
-  SetDuration(outcome.queue, *response.mutable_timing()->mutable_queue());
-  SetDuration(outcome.preprocess,
-              *response.mutable_timing()->mutable_preprocess());
-  SetDuration(outcome.compute, *response.mutable_timing()->mutable_compute());
-  response.mutable_timing()->set_batch_size(outcome.batch_size);
+  v1::ServerTiming& timing = *response.mutable_timing();
+  *timing.mutable_queue() = ToProto(outcome.queue);
+  *timing.mutable_preprocess() = ToProto(outcome.preprocess);
+  *timing.mutable_compute() = ToProto(outcome.compute);
+  timing.set_batch_size(outcome.batch_size);
   return response;
 }
 

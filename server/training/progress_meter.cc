@@ -3,16 +3,17 @@
 #include <algorithm>
 #include <utility>
 
+#include "google/protobuf/util/time_util.h"
+
 namespace finetune {
 namespace {
 
 // A training step costs about three forward passes: one forward, two back.
 constexpr double kTrainWork = 3;
 
-void SetDuration(absl::Duration from, google::protobuf::Duration& to) {
-  const timespec parts = absl::ToTimespec(from);
-  to.set_seconds(parts.tv_sec);
-  to.set_nanos(static_cast<int>(parts.tv_nsec));
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  return google::protobuf::util::TimeUtil::NanosecondsToDuration(
+      absl::ToInt64Nanoseconds(duration));
 }
 
 }  // namespace
@@ -64,7 +65,7 @@ void ProgressMeter::SetTraining(double loss, double accuracy) {
 bool ProgressMeter::EndEpoch(v1::EpochMetrics metrics) {
   metrics.set_epoch(progress_.epoch());
   metrics.set_images_per_second(progress_.images_per_second());
-  SetDuration(clock_() - epoch_start_, *metrics.mutable_duration());
+  *metrics.mutable_duration() = ToProto(clock_() - epoch_start_);
   const bool best =
       progress_.best_epoch() == 0 ||
       metrics.test_accuracy() >=
@@ -81,8 +82,8 @@ void ProgressMeter::UpdateFraction() {
   const double fraction = std::min(1.0, work_done_ / work);
   progress_.set_fraction_done(fraction);
   if (fraction > 0) {
-    SetDuration((clock_() - start_) * ((1 - fraction) / fraction),
-                *progress_.mutable_eta());
+    *progress_.mutable_eta() =
+        ToProto((clock_() - start_) * ((1 - fraction) / fraction));
   }
 }
 
