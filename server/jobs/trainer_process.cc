@@ -136,7 +136,7 @@ absl::Status DeathOf(int wait_status, const std::filesystem::path& job_dir) {
 absl::Status RunTrainer(const std::filesystem::path& binary,
                         const std::filesystem::path& job_dir,
                         const trainer::TrainerSpec& spec,
-                        const EventFn& on_event, std::stop_token stop) {
+                        const EventFn& on_event, const std::stop_token& stop) {
   RETURN_IF_ERROR(
       WriteFileAtomically(job_dir / "spec", spec.SerializeAsString()));
   int ends[2];

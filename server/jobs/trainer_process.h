@@ -23,7 +23,7 @@ namespace finetune {
 absl::Status RunTrainer(const std::filesystem::path& binary,
                         const std::filesystem::path& job_dir,
                         const trainer::TrainerSpec& spec,
-                        const EventFn& on_event, std::stop_token stop);
+                        const EventFn& on_event, const std::stop_token& stop);
 
 }  // namespace finetune
 
