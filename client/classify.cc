@@ -43,17 +43,21 @@ class Printer {
     failed_ = true;
     err_ << "finetune: " << file << ": " << error.message() << std::endl;
     if (!json_) return;
-    out_ << Json{{"image", file},
-                 {"error",
-                  {{"code", absl::StatusCodeToString(error.code())},
-                   {"message", std::string(error.message())}}}}
-                .dump(-1, ' ', false, Json::error_handler_t::replace)
-         << std::endl;
+    JsonLine({{"image", file},
+              {"error",
+               {{"code", absl::StatusCodeToString(error.code())},
+                {"message", std::string(error.message())}}}});
   }
 
   bool failed() const { return failed_; }
 
  private:
+  // File names need not be UTF-8; what is not becomes U+FFFD.
+  void JsonLine(const Json& line) {
+    out_ << line.dump(-1, ' ', false, Json::error_handler_t::replace)
+         << std::endl;
+  }
+
   void JsonScores(const std::string& file, const v1::ModelRef& model,
                   const v1::ClassifyResult& result) {
     Json scores = Json::array();
@@ -61,12 +65,10 @@ class Printer {
       scores.push_back(
           {{"label", score.label()}, {"probability", score.probability()}});
     }
-    out_ << Json{{"image", file},
-                 {"model", model.name()},
-                 {"version", model.version()},
-                 {"scores", std::move(scores)}}
-                .dump(-1, ' ', false, Json::error_handler_t::replace)
-         << std::endl;
+    JsonLine({{"image", file},
+              {"model", model.name()},
+              {"version", model.version()},
+              {"scores", std::move(scores)}});
   }
 
   const bool json_;

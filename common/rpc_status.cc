@@ -5,9 +5,9 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "common/proto_time.h"
 #include "common/utf8.h"
 #include "google/protobuf/message_lite.h"
-#include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace finetune {
@@ -59,9 +59,7 @@ absl::Status PreconditionError(absl::string_view type,
 
 absl::Status RetryAfter(absl::Status status, absl::Duration delay) {
   google::rpc::RetryInfo detail;
-  *detail.mutable_retry_delay() =
-      google::protobuf::util::TimeUtil::NanosecondsToDuration(
-          absl::ToInt64Nanoseconds(delay));
+  *detail.mutable_retry_delay() = ToProto(delay);
   return WithDetail(std::move(status), detail);
 }
 

@@ -60,20 +60,26 @@ class ServerTest : public ::testing::Test {
                                    grpc::InsecureChannelCredentials());
   }
 
+  // Starts a job from scratch and returns its watch's request.
+  v1::WatchProgressRequest StartJob(v1::TrainingService::Stub& stub,
+                                    const std::string& dataset, int epochs) {
+    v1::StartFineTuneRequest request;
+    request.set_dataset(dataset);
+    request.mutable_hyper_parameters()->set_epochs(epochs);
+    request.mutable_hyper_parameters()->set_from_scratch(true);
+    v1::StartFineTuneResponse started;
+    grpc::ClientContext context;
+    EXPECT_THAT(FromGrpcStatus(stub.StartFineTune(&context, request, &started)),
+                IsOk());
+    v1::WatchProgressRequest watch;
+    watch.set_job_id(started.job().job_id());
+    return watch;
+  }
+
   // Starts a job on `dataset` and follows it to its end.
   v1::FineTuneJob RunJob(const std::string& dataset) {
     const auto stub = v1::TrainingService::NewStub(channel_);
-    v1::StartFineTuneRequest request;
-    request.set_dataset(dataset);
-    request.mutable_hyper_parameters()->set_epochs(2);
-    request.mutable_hyper_parameters()->set_from_scratch(true);
-    v1::StartFineTuneResponse started;
-    grpc::ClientContext start;
-    EXPECT_THAT(FromGrpcStatus(stub->StartFineTune(&start, request, &started)),
-                IsOk());
-
-    v1::WatchProgressRequest watch;
-    watch.set_job_id(started.job().job_id());
+    const v1::WatchProgressRequest watch = StartJob(*stub, dataset, 2);
     grpc::ClientContext context;
     const auto reader = stub->WatchProgress(&context, watch);
     v1::WatchProgressResponse latest;
@@ -174,16 +180,7 @@ TEST_F(ServerTest, CudaWhereThereIsNoneIsRefused) {
 
 TEST_F(ServerTest, ShutdownEndsARunningJobAndItsWatchers) {
   const auto stub = v1::TrainingService::NewStub(channel_);
-  v1::StartFineTuneRequest request;
-  request.set_dataset("pets");
-  request.mutable_hyper_parameters()->set_epochs(1000);
-  request.mutable_hyper_parameters()->set_from_scratch(true);
-  v1::StartFineTuneResponse started;
-  grpc::ClientContext start;
-  ASSERT_THAT(FromGrpcStatus(stub->StartFineTune(&start, request, &started)),
-              IsOk());
-  v1::WatchProgressRequest watch;
-  watch.set_job_id(started.job().job_id());
+  const v1::WatchProgressRequest watch = StartJob(*stub, "pets", 1000);
   grpc::ClientContext context;
   const auto reader = stub->WatchProgress(&context, watch);
   v1::WatchProgressResponse latest;

@@ -11,8 +11,6 @@ constexpr size_t kMaxValues = 100'000;
 using Value = PickleValue;
 using Kind = PickleValue::Kind;
 
-absl::Status Malformed(absl::string_view what) { return MalformedPickle(what); }
-
 }  // namespace
 
 absl::Status MalformedPickle(absl::string_view what) {
@@ -40,7 +38,8 @@ absl::Status PickleMachine::Step(uint8_t opcode, bool& stopped) {
     RETURN_IF_ERROR((this->*step)(opcode, known));
     if (known) return absl::OkStatus();
   }
-  return Malformed(absl::StrCat("opcode ", opcode, " is not of a state_dict"));
+  return MalformedPickle(
+      absl::StrCat("opcode ", opcode, " is not of a state_dict"));
 }
 
 absl::Status PickleMachine::StepConstant(uint8_t opcode, bool& known) {
@@ -128,7 +127,8 @@ absl::Status PickleMachine::StepContainer(uint8_t opcode, bool& known) {
     }
     case 'u': {  // SETITEMS
       ASSIGN_OR_RETURN(auto items, PopToMark());
-      if (items.size() % 2 != 0) return Malformed("a key without a value");
+      if (items.size() % 2 != 0)
+        return MalformedPickle("a key without a value");
       return Extend(std::move(items), Kind::kDict);
     }
     default:
@@ -176,7 +176,7 @@ absl::Status PickleMachine::StepCall(uint8_t opcode, bool& known) {
     case 'Q': {  // BINPERSID: ("storage", type, key, location, size)
       ASSIGN_OR_RETURN(const Value* id, Pop());
       if (id->kind != Kind::kList || id->items.size() < 5) {
-        return Malformed("not a storage");
+        return MalformedPickle("not a storage");
       }
       return Push({.kind = Kind::kStorage,
                    .items = {id->items.begin() + 1, id->items.begin() + 5}});
@@ -185,7 +185,7 @@ absl::Status PickleMachine::StepCall(uint8_t opcode, bool& known) {
       ASSIGN_OR_RETURN(const Value* arguments, Pop());
       ASSIGN_OR_RETURN(const Value* function, Pop());
       if (function->kind != Kind::kGlobal || arguments->kind != Kind::kList) {
-        return Malformed("a call of something that is no function");
+        return MalformedPickle("a call of something that is no function");
       }
       ASSIGN_OR_RETURN(Value result, call_(function->text, *arguments));
       return Push(std::move(result));
@@ -199,7 +199,7 @@ absl::Status PickleMachine::StepCall(uint8_t opcode, bool& known) {
 }
 
 absl::StatusOr<absl::string_view> PickleMachine::Take(size_t n) {
-  if (n > input_.size()) return Malformed("it ends early");
+  if (n > input_.size()) return MalformedPickle("it ends early");
   const absl::string_view taken = input_.substr(0, n);
   input_.remove_prefix(n);
   return taken;
@@ -216,13 +216,14 @@ absl::StatusOr<uint64_t> PickleMachine::TakeUnsigned(size_t bytes) {
 
 absl::StatusOr<absl::string_view> PickleMachine::TakeLine() {
   const size_t length = input_.find('\n');
-  if (length == absl::string_view::npos) return Malformed("it ends early");
+  if (length == absl::string_view::npos)
+    return MalformedPickle("it ends early");
   ASSIGN_OR_RETURN(const absl::string_view line, Take(length + 1));
   return line.substr(0, length);
 }
 
 absl::Status PickleMachine::Push(Value value) {
-  if (values_.size() == kMaxValues) return Malformed("too many values");
+  if (values_.size() == kMaxValues) return MalformedPickle("too many values");
   values_.push_back(std::move(value));
   stack_.push_back(&values_.back());
   return absl::OkStatus();
@@ -230,7 +231,7 @@ absl::Status PickleMachine::Push(Value value) {
 
 absl::StatusOr<Value*> PickleMachine::Pop() {
   if (stack_.empty() || stack_.back() == nullptr) {
-    return Malformed("a value is missing");
+    return MalformedPickle("a value is missing");
   }
   Value* value = stack_.back();
   stack_.pop_back();
@@ -240,7 +241,7 @@ absl::StatusOr<Value*> PickleMachine::Pop() {
 absl::StatusOr<std::vector<const Value*>> PickleMachine::PopToMark() {
   size_t mark = stack_.size();
   do {
-    if (mark == 0) return Malformed("a mark is missing");
+    if (mark == 0) return MalformedPickle("a mark is missing");
   } while (stack_[--mark] != nullptr);
   std::vector<const Value*> items(stack_.begin() + mark + 1, stack_.end());
   stack_.resize(mark);
@@ -265,11 +266,11 @@ absl::Status PickleMachine::PushTuple(size_t n) {
 absl::Status PickleMachine::Extend(std::vector<const Value*> items, Kind into) {
   if (stack_.empty() || stack_.back() == nullptr ||
       stack_.back()->kind != into) {
-    return Malformed("nothing to add to");
+    return MalformedPickle("nothing to add to");
   }
   auto& target = stack_.back()->items;
   if (target.size() + items.size() > kMaxValues) {
-    return Malformed("too many values");
+    return MalformedPickle("too many values");
   }
   target.insert(target.end(), items.begin(), items.end());
   return absl::OkStatus();
@@ -277,7 +278,7 @@ absl::Status PickleMachine::Extend(std::vector<const Value*> items, Kind into) {
 
 absl::Status PickleMachine::Memoize(uint64_t index) {
   if (stack_.empty() || stack_.back() == nullptr) {
-    return Malformed("nothing to remember");
+    return MalformedPickle("nothing to remember");
   }
   memo_[index] = stack_.back();
   return absl::OkStatus();
@@ -285,10 +286,10 @@ absl::Status PickleMachine::Memoize(uint64_t index) {
 
 absl::Status PickleMachine::Recall(uint64_t index) {
   const auto it = memo_.find(index);
-  if (it == memo_.end()) return Malformed("nothing was remembered there");
+  if (it == memo_.end()) return MalformedPickle("nothing was remembered there");
   stack_.push_back(it->second);
   // Bounds the stack, which would otherwise grow without new values.
-  if (stack_.size() > kMaxValues) return Malformed("too many values");
+  if (stack_.size() > kMaxValues) return MalformedPickle("too many values");
   return absl::OkStatus();
 }
 

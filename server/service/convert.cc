@@ -9,9 +9,9 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/proto_time.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
-#include "google/protobuf/util/time_util.h"
 
 namespace finetune {
 namespace {
@@ -129,11 +129,6 @@ absl::StatusOr<v1::HyperParameters> Resolve(const v1::HyperParameters& given) {
   all.set_from_scratch(given.from_scratch());
   RETURN_IF_ERROR(resolve.status());
   return all;
-}
-
-google::protobuf::Duration ToProto(absl::Duration duration) {
-  return google::protobuf::util::TimeUtil::NanosecondsToDuration(
-      absl::ToInt64Nanoseconds(duration));
 }
 
 void AddScores(const v1::Model& model, int top_k,

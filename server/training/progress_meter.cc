@@ -3,18 +3,13 @@
 #include <algorithm>
 #include <utility>
 
-#include "google/protobuf/util/time_util.h"
+#include "common/proto_time.h"
 
 namespace finetune {
 namespace {
 
 // A training step costs about three forward passes: one forward, two back.
 constexpr double kTrainWork = 3;
-
-google::protobuf::Duration ToProto(absl::Duration duration) {
-  return google::protobuf::util::TimeUtil::NanosecondsToDuration(
-      absl::ToInt64Nanoseconds(duration));
-}
 
 }  // namespace
 
