@@ -36,12 +36,6 @@ absl::Status CheckSize(const ImageSize& size, const DecodeLimits& limits) {
   return absl::OkStatus();
 }
 
-RgbImage MakeImage(int width, int height) {
-  return {
-      width, height,
-      std::make_unique_for_overwrite<uint8_t[]>(size_t{3} * width * height)};
-}
-
 // a * b / 255, rounded, as Pillow computes it (libImaging/ImagingUtils.h).
 int MulDiv255(int a, int b) {
   const int t = a * b + 128;

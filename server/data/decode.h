@@ -9,6 +9,7 @@
 #ifndef SERVER_DATA_DECODE_H_
 #define SERVER_DATA_DECODE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -22,6 +23,13 @@ struct RgbImage {
   int height = 0;
   std::unique_ptr<uint8_t[]> pixels;  // [height][width][3], no padding.
 };
+
+// Its pixels are not initialised.
+inline RgbImage MakeImage(int width, int height) {
+  return {
+      width, height,
+      std::make_unique_for_overwrite<uint8_t[]>(size_t{3} * width * height)};
+}
 
 struct DecodeLimits {
   // Pixels, checked before any are decoded; 3 bytes each.

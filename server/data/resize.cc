@@ -144,12 +144,6 @@ Passes FastestPasses() {
   return {ResizeRow, BlendRows};
 }
 
-RgbImage MakeImage(int width, int height) {
-  return {
-      width, height,
-      std::make_unique_for_overwrite<uint8_t[]>(size_t{3} * width * height)};
-}
-
 }  // namespace
 
 RgbImage Resize(const RgbImage& image, const CropBox& from, int width,
