@@ -10,7 +10,7 @@ set -euo pipefail
 libraries=(
   libgrpc++-dev libprotobuf-dev libabsl-dev libssl-dev
   libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
-  libturbojpeg0-dev libspdlog-dev
+  libturbojpeg0-dev libspdlog-dev libsqlite3-dev libarchive-dev
 )
 tools=(
   build-essential cmake ninja-build ccache pkg-config
@@ -18,7 +18,7 @@ tools=(
   libgtest-dev libgmock-dev libbenchmark-dev
   libcli11-dev nlohmann-json3-dev
   python3 python3-venv python3-pip curl unzip ca-certificates
-  clang-format clang-tidy
+  clang clang-format clang-tidy
 )
 
 fail() {

@@ -15,13 +15,13 @@
 #include "absl/strings/str_cat.h"
 #include "common/file.h"
 #include "common/rpc_status.h"
+#include "common/sha256.h"
 #include "common/status_macros.h"
 #include "google/protobuf/util/delimited_message_util.h"
 #include "google/protobuf/util/time_util.h"
 #include "server/data/dataset.h"
 #include "server/model/registry.h"
 #include "server/model/safetensors.h"
-#include "server/model/sha256.h"
 #include "server/training/fine_tuner.h"
 
 namespace finetune {
