@@ -1,15 +1,9 @@
 #include "server/server.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "google/protobuf/message.h"
@@ -20,44 +14,19 @@
 #include "server/inference/batcher.h"
 #include "server/inference/model_cache.h"
 #include "server/inference/predictor.h"
-#include "server/jobs/job_store.h"
+#include "server/jobs/job_runner.h"
 #include "server/jobs/scheduler.h"
 #include "server/jobs/trainer_process.h"
 #include "server/model/device.h"
-#include "server/model/registry.h"
 #include "server/service/inference_service.h"
 #include "server/service/training_service.h"
+#include "server/state_folder.h"
 #include "spdlog/spdlog.h"
 
 namespace finetune {
 namespace {
 
 constexpr auto kStreamGrace = std::chrono::seconds(5);
-
-// Keeps other servers away from the state folder while it lives.
-class StateLock {
- public:
-  static absl::StatusOr<std::unique_ptr<StateLock>> Take(
-      const std::filesystem::path& state_dir) {
-    const std::filesystem::path path = state_dir / "lock";
-    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd < 0) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("open ", path.native()));
-    }
-    auto lock = std::unique_ptr<StateLock>(new StateLock(fd));
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return lock;
-    return absl::FailedPreconditionError(absl::StrCat(
-        "another finetuned uses the state folder ", state_dir.native()));
-  }
-  ~StateLock() { close(fd_); }
-  StateLock(const StateLock&) = delete;
-  StateLock& operator=(const StateLock&) = delete;
-
- private:
-  explicit StateLock(int fd) : fd_(fd) {}
-
-  const int fd_;
-};
 
 trainer::TrainerSpec TrainerDefaults(const ServerOptions& options,
                                      const std::string& device) {
@@ -73,38 +42,35 @@ trainer::TrainerSpec TrainerDefaults(const ServerOptions& options,
 }  // namespace
 
 struct Server::Rooms {
-  Rooms(const ServerOptions& options, std::unique_ptr<StateLock> state_lock,
-        std::string device_name, std::unique_ptr<ModelRegistry> model_registry);
+  Rooms(const ServerOptions& options, std::string device_name,
+        std::unique_ptr<StateFolder> state_folder);
 
   absl::Status Listen(const ServerOptions& options);
 
-  // The model of a job that succeeded: on disk, in memory, served.
-  absl::StatusOr<v1::ModelRef> Publish(const v1::FineTuneJob& job,
-                                       const std::filesystem::path& model_dir);
+  // Puts a job's model in its place and loads it, so that it is warm before it
+  // is asked for.
+  absl::StatusOr<Publication> Prepare(const v1::FineTuneJob& job,
+                                      const std::filesystem::path& model_dir);
 
   // Loads the default model and tells health whether there is one.
   void ServeDefaultModel();
 
-  const std::unique_ptr<StateLock> lock;
   const std::string device;
   std::string address;
-  std::unique_ptr<ModelRegistry> registry;
+  const std::unique_ptr<StateFolder> state;
   ModelCache models;
   Batcher batcher;
-  JobStore jobs;
+  JobRunner runner;
   Scheduler scheduler;
   TrainingService training_service;
   InferenceService inference_service;
   std::unique_ptr<grpc::Server> grpc_server;
 };
 
-Server::Rooms::Rooms(const ServerOptions& options,
-                     std::unique_ptr<StateLock> state_lock,
-                     std::string device_name,
-                     std::unique_ptr<ModelRegistry> model_registry)
-    : lock(std::move(state_lock)),
-      device(std::move(device_name)),
-      registry(std::move(model_registry)),
+Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
+                     std::unique_ptr<StateFolder> state_folder)
+    : device(std::move(device_name)),
+      state(std::move(state_folder)),
       models(
           options.max_loaded_models,
           [this, predictor =
@@ -113,30 +79,37 @@ Server::Rooms::Rooms(const ServerOptions& options,
                          .threads = options.threads,
                          .limits = {.max_pixels = options.max_image_pixels}}](
               const v1::Model& model) {
-            return LoadPredictor(registry->DirOf(model.ref()) / kWeightsFile,
-                                 model.labels_size(), predictor);
+            return LoadPredictor(
+                state->models().DirOf(model.ref()) / kWeightsFile,
+                model.labels_size(), predictor);
           }),
       batcher({.max_batch = options.max_batch,
                .max_waiting = options.max_queued_images}),
-      scheduler(
-          {.max_waiting = options.max_queued_jobs,
-           .jobs_dir = options.state_dir / "jobs",
-           .trainer = TrainerDefaults(options, device)},
-          jobs,
+      runner(
+          state->jobs_dir(), TrainerDefaults(options, device), state->jobs(),
           [binary = options.trainer](const auto& job_dir, const auto& spec,
                                      const auto& on_event,
                                      const std::stop_token& stop) {
             return RunTrainer(binary, job_dir, spec, on_event, stop);
           },
           [this](const auto& job, const auto& model_dir) {
-            return Publish(job, model_dir);
+            return Prepare(job, model_dir);
           }),
+      scheduler({.max_waiting = options.max_queued_jobs}, state->jobs(),
+                runner),
       training_service(
-          {.data_root = options.data_root, .pretrained = options.pretrained},
-          jobs, scheduler),
+          {.data_root = options.data_root,
+           .pretrained = options.pretrained,
+           .find_upload =
+               [](const std::string& id) -> absl::StatusOr<UploadedDataset> {
+             return NoSuchResourceError("dataset", id);
+           },
+           .check_state_room =
+               [this] { return state->CheckRoom(/*max_bytes=*/0); }},
+          state->jobs(), scheduler),
       inference_service({.max_images = options.max_images,
                          .max_image_bytes = options.max_image_bytes},
-                        *registry, models, batcher) {}
+                        state->models(), models, batcher) {}
 
 absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);
@@ -164,19 +137,33 @@ absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::ModelRef> Server::Rooms::Publish(
+absl::StatusOr<Publication> Server::Rooms::Prepare(
     const v1::FineTuneJob& job, const std::filesystem::path& model_dir) {
   ASSIGN_OR_RETURN(const v1::Model model,
-                   registry->Publish(job.model_name(), model_dir));
-  RETURN_IF_ERROR(models.Get(model).status());  // Warm before it is asked for.
-  RETURN_IF_ERROR(registry->Promote(model.ref()));
-  ServeDefaultModel();
-  return model.ref();
+                   state->models().Stage(job.model_name(), model_dir));
+  const absl::Status loaded = models.Get(model).status();
+  if (!loaded.ok()) {
+    state->models().Discard(model);
+    return loaded;
+  }
+  const bool promote = !job.hold_promotion();
+  return Publication{.model = model.ref(),
+                     .joint = {.write =
+                                   [=, this](Transaction& transaction) {
+                                     return state->models().Insert(
+                                         model, promote, transaction);
+                                   },
+                               .apply =
+                                   [=, this] {
+                                     state->models().Adopt(model, promote);
+                                     ServeDefaultModel();
+                                   }},
+                     .discard = [=, this] { state->models().Discard(model); }};
 }
 
 void Server::Rooms::ServeDefaultModel() {
   absl::Status ready;
-  if (const auto model = registry->Resolve({}); model.ok()) {
+  if (const auto model = state->models().Resolve({}); model.ok()) {
     ready = models.Get(*model).status();
     if (!ready.ok()) spdlog::error("default model: {}", ready.ToString());
   } else {
@@ -191,13 +178,11 @@ void Server::Rooms::ServeDefaultModel() {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options) {
   ASSIGN_OR_RETURN(std::string device, ResolveDevice(options.device));
-  RETURN_IF_ERROR(MakeFolders(options.state_dir));
-  ASSIGN_OR_RETURN(auto lock, StateLock::Take(options.state_dir));
-  ASSIGN_OR_RETURN(auto registry,
-                   ModelRegistry::Open(options.state_dir / "models"));
-  auto rooms = std::make_unique<Rooms>(options, std::move(lock),
-                                       std::move(device), std::move(registry));
+  ASSIGN_OR_RETURN(auto state, StateFolder::Open(options.state_dir));
+  auto rooms =
+      std::make_unique<Rooms>(options, std::move(device), std::move(state));
   RETURN_IF_ERROR(rooms->Listen(options));
+  rooms->scheduler.Start();
   spdlog::info("serving on {}, device {}, state in {}", rooms->address,
                rooms->device, options.state_dir.native());
   return std::unique_ptr<Server>(new Server(std::move(rooms)));

@@ -79,9 +79,13 @@ class ServerTest : public ::testing::Test {
   // Starts a job on `dataset` and follows it to its end.
   v1::FineTuneJob RunJob(const std::string& dataset) {
     const auto stub = v1::TrainingService::NewStub(channel_);
-    const v1::WatchProgressRequest watch = StartJob(*stub, dataset, 2);
+    return Follow(*stub, StartJob(*stub, dataset, 2));
+  }
+
+  v1::FineTuneJob Follow(v1::TrainingService::Stub& stub,
+                         const v1::WatchProgressRequest& watch) {
     grpc::ClientContext context;
-    const auto reader = stub->WatchProgress(&context, watch);
+    const auto reader = stub.WatchProgress(&context, watch);
     v1::WatchProgressResponse latest;
     while (reader->Read(&latest)) {
     }
@@ -178,18 +182,30 @@ TEST_F(ServerTest, CudaWhereThereIsNoneIsRefused) {
               StatusIs(absl::StatusCode::kFailedPrecondition));
 }
 
-TEST_F(ServerTest, ShutdownEndsARunningJobAndItsWatchers) {
+TEST_F(ServerTest, RunningAndQueuedJobsGoOnAfterARestart) {
   const auto stub = v1::TrainingService::NewStub(channel_);
-  const v1::WatchProgressRequest watch = StartJob(*stub, "pets", 1000);
-  grpc::ClientContext context;
-  const auto reader = stub->WatchProgress(&context, watch);
+  v1::WatchProgressRequest watch = StartJob(*stub, "pets", 3);
+  const v1::WatchProgressRequest second = StartJob(*stub, "pets", 1);
   v1::WatchProgressResponse latest;
-  while (reader->Read(&latest) && latest.job().progress().step() < 3) {
+  {
+    grpc::ClientContext context;
+    const auto reader = stub->WatchProgress(&context, watch);
+    while (reader->Read(&latest) && latest.job().progress().step() < 1) {
+    }
+    server_->Shutdown();
+    while (reader->Read(&latest)) {
+    }
+    EXPECT_THAT(FromGrpcStatus(reader->Finish()),
+                StatusIs(absl::StatusCode::kUnavailable));
+    EXPECT_FALSE(latest.job().has_end_time());
   }
-  server_->Shutdown();
-  while (reader->Read(&latest)) {
-  }
-  EXPECT_EQ(latest.job().state(), v1::JOB_STATE_FAILED);
+  StartServer();
+  const auto restarted = v1::TrainingService::NewStub(channel_);
+  watch.set_after_sequence(latest.sequence());
+  EXPECT_EQ(Follow(*restarted, watch).state(), v1::JOB_STATE_SUCCEEDED);
+  const v1::FineTuneJob after = Follow(*restarted, second);
+  EXPECT_EQ(after.state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(after.model().version(), 2);
 }
 
 }  // namespace

@@ -13,7 +13,9 @@ absl::StatusOr<std::shared_ptr<const Servable>> ModelCache::Get(
   const auto it =
       std::find_if(loaded_.begin(), loaded_.end(), [&](const auto& servable) {
         return servable->model.ref().name() == model.ref().name() &&
-               servable->model.ref().version() == model.ref().version();
+               servable->model.ref().version() == model.ref().version() &&
+               // A version that was discarded may come again.
+               servable->model.weights_sha256() == model.weights_sha256();
       });
   if (it != loaded_.end()) {
     loaded_.splice(loaded_.begin(), loaded_, it);

@@ -1,55 +1,42 @@
-// Runs jobs one at a time, in the order in which they were accepted: one
-// device, and two trainings at once would only slow each other.
+// Runs jobs in the order in which they were accepted, by default one at a
+// time: one device, and two trainings at once would only slow each other.
+// What it does outlives it: a scheduler on the same store goes on where the
+// one before was stopped or killed.
 
 #ifndef SERVER_JOBS_SCHEDULER_H_
 #define SERVER_JOBS_SCHEDULER_H_
 
 #include <deque>
-#include <filesystem>
-#include <functional>
+#include <map>
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "common/mutex.h"
-#include "finetune/trainer/trainer.pb.h"
 #include "finetune/v1/training_service.pb.h"
+#include "server/jobs/job_runner.h"
 #include "server/jobs/job_store.h"
 
 namespace finetune {
-
-// Trains one model in `job_dir`; see RunTrainer in trainer_process.h.
-using EventFn = std::function<void(const trainer::TrainerEvent&)>;
-using TrainFn = std::function<absl::Status(
-    const std::filesystem::path& job_dir, const trainer::TrainerSpec& spec,
-    const EventFn& on_event, std::stop_token stop)>;
-
-// Makes the model in `model_dir` the served one under the job's model name.
-using PublishFn = std::function<absl::StatusOr<v1::ModelRef>(
-    const v1::FineTuneJob& job, const std::filesystem::path& model_dir)>;
-
-// What the service has checked and resolved.
-struct JobRequest {
-  std::string dataset;  // As it was asked for.
-  std::filesystem::path dataset_dir;
-  std::string model_name;
-  v1::HyperParameters hyper_parameters;  // All present.
-};
 
 // Thread-safe.
 class Scheduler {
  public:
   struct Options {
-    size_t max_waiting = 16;         // Accepted and not yet started, >= 1.
-    std::filesystem::path jobs_dir;  // Holds a folder for each job.
-    trainer::TrainerSpec trainer;    // What all jobs have in common.
+    size_t max_waiting = 16;   // Accepted and not yet started, >= 1.
+    size_t max_running = 1;    // At once, >= 1.
+    size_t max_jobs = 10'000;  // Known; the oldest that ended are forgotten.
   };
 
-  // `store` must outlive this. `train` and `publish` run on the scheduler's
-  // thread, never twice at once.
-  Scheduler(Options options, JobStore& store, TrainFn train, PublishFn publish);
+  // Queues what `store` has, the jobs that ran first, and removes the folders
+  // of jobs that it does not have. Both must outlive this.
+  Scheduler(const Options& options, JobStore& store, JobRunner& runner);
+
+  // Begins to run jobs. Once.
+  void Start();
 
   // As Shutdown.
   ~Scheduler();
@@ -57,38 +44,64 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Returns the job as it was queued. RESOURCE_EXHAUSTED with RetryInfo if
-  // `max_waiting` jobs wait; UNAVAILABLE with RetryInfo after Shutdown.
+  // Returns the job as it was queued, on disk, or the one that the same request
+  // made before. ALREADY_EXISTS as JobStore::FindRequest; RESOURCE_EXHAUSTED
+  // with RetryInfo if `max_waiting` jobs wait; UNAVAILABLE with RetryInfo after
+  // Shutdown.
   absl::StatusOr<v1::FineTuneJob> Submit(JobRequest request)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Stops the running job, waits for its end, and fails those waiting as
-  // UNAVAILABLE. Idempotent.
+  // Scans the request's data set as a job would and returns the job as it
+  // would be; keeps nothing. Takes as long as the scan; CANCELLED soon after
+  // a stop request. RESOURCE_EXHAUSTED with RetryInfo if two others go on.
+  absl::StatusOr<v1::FineTuneJob> Validate(const JobRequest& request,
+                                           const std::stop_token& stop)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  // As CancelFineTune and ResumeFineTune of the contract.
+  absl::StatusOr<v1::FineTuneJob> Cancel(const std::string& job_id)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<v1::FineTuneJob> Resume(const std::string& job_id)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Stops the trainers, which write checkpoints, and waits for their end. The
+  // jobs stay as they are, for the next scheduler. Idempotent.
   void Shutdown() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  struct Waiting {
-    std::string job_id;
-    JobRequest request;
+  // Why a trainer is being stopped.
+  enum class Stop { kNone, kCancelled, kTimedOut, kShutdown };
+
+  struct Running {
+    std::stop_source source;
+    Stop reason = Stop::kNone;
   };
 
-  void Work(const std::stop_token& stop) ABSL_LOCKS_EXCLUDED(mu_);
-  void Run(const Waiting& job, const std::stop_token& stop);
-  absl::StatusOr<v1::ModelRef> TrainAndPublish(const Waiting& job,
-                                               const std::stop_token& stop);
-  void Fail(const std::string& job_id, const absl::Status& error);
+  void Recover() ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status CheckRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Enqueue(const std::string& job_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void NumberQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void StopJob(const std::string& job_id, Stop reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Stop ReasonOf(const std::string& job_id) ABSL_LOCKS_EXCLUDED(mu_);
+
+  void Work() ABSL_LOCKS_EXCLUDED(mu_);
+  void Run(const std::string& job_id, const std::stop_token& stop);
+  void EnforceDuration(const v1::FineTuneJob& job, const std::stop_token& done)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  void End(const std::string& job_id, const absl::Status& status);
 
   const Options options_;
   JobStore& store_;
-  const TrainFn train_;
-  const PublishFn publish_;
+  JobRunner& runner_;
 
-  Mutex mu_;
+  Mutex mu_;  // Taken before the store's.
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
-  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);
+  size_t validating_ ABSL_GUARDED_BY(mu_) = 0;
+  std::deque<std::string> waiting_ ABSL_GUARDED_BY(mu_);  // Ids.
+  std::map<std::string, Running> running_ ABSL_GUARDED_BY(mu_);
 
-  std::jthread worker_;  // Last: starts when all above exists.
+  std::vector<std::jthread> workers_;
 };
 
 }  // namespace finetune

@@ -4,100 +4,148 @@
 #include <stdexcept>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/mutex.h"
+#include "common/proto_time.h"
 #include "common/rpc_status.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/jobs/job_changes.h"
 
 namespace finetune {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
 
-// Blocks until a job is in a terminal state, and returns it.
-v1::FineTuneJob WaitForEnd(JobStore& store, const std::string& id) {
+// Blocks until `reached` holds for the job, and returns it.
+template <typename Condition>
+v1::FineTuneJob WaitUntil(JobStore& store, const std::string& id,
+                          Condition reached) {
   Mutex mu;
-  v1::FineTuneJob end;
+  v1::FineTuneJob found;
   const auto watch = store.Watch(id, 0, [&](const JobStore::Snapshot& latest) {
     const MutexLock lock(mu);
-    if (IsTerminal(latest->job().state())) end = latest->job();
+    if (found.job_id().empty() && reached(latest->job())) found = latest->job();
   });
   EXPECT_THAT(watch, IsOk());
   {
     const MutexLock lock(mu);
-    mu.Await([&] { return end.has_end_time(); });
+    mu.Await([&] { return !found.job_id().empty(); });
   }
   store.Unwatch(id, *watch);
-  return end;
+  return found;
 }
 
-// A training that runs until it is told to stop, and says when it began.
-class Endless {
- public:
-  TrainFn Fn() {
-    return [this](const auto&, const auto&, const EventFn&,
-                  const std::stop_token& stop) {
-      began_.count_down();
-      Mutex mu;
-      const std::stop_callback wake(stop, [&] { const MutexLock lock(mu); });
-      const MutexLock lock(mu);
-      mu.Await([&] { return stop.stop_requested(); });
-      return absl::CancelledError("stopped");
-    };
-  }
-  void WaitUntilBegun() { began_.wait(); }
+v1::FineTuneJob WaitForEnd(JobStore& store, const std::string& id) {
+  return WaitUntil(store, id, [](const v1::FineTuneJob& job) {
+    return IsTerminal(job.state());
+  });
+}
 
- private:
-  std::latch began_{1};
-};
+// Trains until it is told to stop, leaving a checkpoint.
+absl::Status Endless(const std::filesystem::path& job_dir,
+                     const trainer::TrainerSpec&, const EventFn& on_event,
+                     const std::stop_token& stop) {
+  std::filesystem::create_directories(job_dir / "checkpoints/step-1");
+  trainer::TrainerEvent event;
+  event.mutable_dataset_stats();
+  on_event(event);
+  Mutex mu;
+  const std::stop_callback wake(stop, [&] { const MutexLock lock(mu); });
+  const MutexLock lock(mu);
+  mu.Await([&] { return stop.stop_requested(); });
+  return absl::CancelledError("stopped");
+}
 
-absl::Status Succeed(const std::filesystem::path&, const trainer::TrainerSpec&,
+absl::Status Instant(const std::filesystem::path&, const trainer::TrainerSpec&,
                      const EventFn&, const std::stop_token&) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::ModelRef> PublishAsOne(const v1::FineTuneJob& job,
-                                          const std::filesystem::path&) {
-  v1::ModelRef ref;
-  ref.set_name(job.model_name());
-  ref.set_version(1);
-  return ref;
+absl::StatusOr<Publication> PublishAsOne(const v1::FineTuneJob& job,
+                                         const std::filesystem::path&) {
+  Publication publication;
+  publication.model.set_name(job.model_name());
+  publication.model.set_version(1);
+  publication.discard = [] {};
+  return publication;
+}
+
+JobRequest Request(const std::string& dataset_dir = "pets") {
+  JobRequest request;
+  request.job.set_model_name("cats");
+  request.origin.dataset_dir = dataset_dir;
+  return request;
 }
 
 class SchedulerTest : public ::testing::Test {
  protected:
-  Scheduler::Options Options() { return {.jobs_dir = dir_.path()}; }
+  ~SchedulerTest() override { Stop(); }
+
+  // A server's life begins; that of the one before has ended.
+  Scheduler& Start(TrainFn train, PublishFn publish = PublishAsOne) {
+    Stop();
+    database_ = *Database::Open(dir_.path() / "db");
+    store_ = *JobStore::Open(*database_);
+    runner_ = std::make_unique<JobRunner>(dir_.path() / "jobs",
+                                          trainer::TrainerSpec(), *store_,
+                                          std::move(train), std::move(publish));
+    scheduler_ = std::make_unique<Scheduler>(options_, *store_, *runner_);
+    scheduler_->Start();
+    return *scheduler_;
+  }
+  void Stop() {
+    scheduler_.reset();
+    runner_.reset();
+    store_.reset();
+    database_.reset();
+  }
+  std::string Submit(const std::string& dataset_dir = "pets") {
+    const auto job = scheduler_->Submit(Request(dataset_dir));
+    EXPECT_THAT(job, IsOk());
+    return job->job_id();
+  }
+  std::string SubmitAndAwaitRunning() {
+    const std::string id = Submit();
+    WaitUntil(*store_, id, [](const v1::FineTuneJob& job) {
+      return job.state() == v1::JOB_STATE_RUNNING;
+    });
+    return id;
+  }
 
   const TempDir dir_;
-  JobStore store_;
+  Scheduler::Options options_;
+  std::unique_ptr<Database> database_;
+  std::unique_ptr<JobStore> store_;
+  std::unique_ptr<JobRunner> runner_;
+  std::unique_ptr<Scheduler> scheduler_;
 };
 
 TEST_F(SchedulerTest, JobPassesFromQueuedToSucceededWithItsModel) {
-  Scheduler scheduler(
-      Options(), store_,
-      [](const auto&, const trainer::TrainerSpec& spec, const EventFn& on_event,
-         const auto&) {
-        trainer::TrainerEvent event;
-        event.mutable_dataset_stats()->set_train_images(7);
-        on_event(event);
-        event.mutable_progress()->set_epoch(spec.hyper_parameters().epochs());
-        on_event(event);
-        return absl::OkStatus();
-      },
-      PublishAsOne);
-  JobRequest request{.dataset = "pets", .model_name = "cats"};
-  request.hyper_parameters.set_epochs(3);
-  const auto queued = scheduler.Submit(request);
+  Start([](const auto&, const trainer::TrainerSpec& spec,
+           const EventFn& on_event, const auto&) {
+    trainer::TrainerEvent event;
+    event.mutable_dataset_stats()->set_train_images(7);
+    on_event(event);
+    event.mutable_progress()->set_epoch(spec.hyper_parameters().epochs());
+    on_event(event);
+    return absl::OkStatus();
+  });
+  JobRequest request = Request();
+  request.job.set_dataset("pets");
+  request.job.mutable_hyper_parameters()->set_epochs(3);
+  const auto queued = scheduler_->Submit(request);
   ASSERT_THAT(queued, IsOk());
   EXPECT_EQ(queued->state(), v1::JOB_STATE_QUEUED);
   EXPECT_EQ(queued->queue_position(), 1);
 
-  const v1::FineTuneJob end = WaitForEnd(store_, queued->job_id());
+  const v1::FineTuneJob end = WaitForEnd(*store_, queued->job_id());
   EXPECT_EQ(end.state(), v1::JOB_STATE_SUCCEEDED);
   EXPECT_EQ(end.dataset(), "pets");
   EXPECT_EQ(end.dataset_stats().train_images(), 7);
@@ -108,84 +156,252 @@ TEST_F(SchedulerTest, JobPassesFromQueuedToSucceededWithItsModel) {
 }
 
 TEST_F(SchedulerTest, JobsRunOneAtATimeInTheirOrder) {
-  std::vector<std::string> order;  // Only the scheduler's thread writes it.
-  Scheduler scheduler(
-      Options(), store_,
-      [&](const auto&, const trainer::TrainerSpec& spec, const auto&,
-          const auto&) {
-        order.push_back(spec.dataset_dir());
-        return absl::OkStatus();
-      },
-      PublishAsOne);
+  std::vector<std::string> order;  // Only the one worker writes it.
+  Start([&](const auto&, const trainer::TrainerSpec& spec, const auto&,
+            const auto&) {
+    order.push_back(spec.dataset_dir());
+    return absl::OkStatus();
+  });
   std::string last;
-  for (const char* dir : {"a", "b", "c"}) {
-    last = scheduler.Submit({.dataset_dir = dir})->job_id();
-  }
-  WaitForEnd(store_, last);
+  for (const char* dir : {"a", "b", "c"}) last = Submit(dir);
+  WaitForEnd(*store_, last);
   EXPECT_THAT(order, ElementsAre("a", "b", "c"));
 }
 
-TEST_F(SchedulerTest, FailingTrainingFailsItsJobOnly) {
-  Scheduler scheduler(
-      Options(), store_,
-      [](const auto&, const trainer::TrainerSpec& spec, const auto&,
-         const auto&) -> absl::Status {
-        if (spec.dataset_dir() == "throws") throw std::runtime_error("CUDA");
-        if (spec.dataset_dir() == "fails") {
-          return PreconditionError("DATASET", "x", "one class");
-        }
-        return absl::OkStatus();
-      },
-      PublishAsOne);
-  const auto fails = scheduler.Submit({.dataset_dir = "fails"});
-  const auto throws = scheduler.Submit({.dataset_dir = "throws"});
-  const auto works = scheduler.Submit({.dataset_dir = "works"});
+TEST_F(SchedulerTest, AsManyJobsRunAtOnceAsAreAllowed) {
+  options_.max_running = 2;
+  Start(Endless);
+  SubmitAndAwaitRunning();
+  SubmitAndAwaitRunning();
+}
 
-  EXPECT_EQ(WaitForEnd(store_, works->job_id()).state(),
+TEST_F(SchedulerTest, FailingTrainingFailsItsJobOnly) {
+  Start([](const auto&, const trainer::TrainerSpec& spec, const auto&,
+           const auto&) -> absl::Status {
+    if (spec.dataset_dir() == "throws") throw std::runtime_error("CUDA");
+    if (spec.dataset_dir() == "fails") {
+      return PreconditionError("DATASET", "x", "one class");
+    }
+    return absl::OkStatus();
+  });
+  const std::string fails = Submit("fails"), throws = Submit("throws");
+  EXPECT_EQ(WaitForEnd(*store_, Submit("works")).state(),
             v1::JOB_STATE_SUCCEEDED);
-  const v1::FineTuneJob failed = WaitForEnd(store_, fails->job_id());
+  const v1::FineTuneJob failed = WaitForEnd(*store_, fails);
   EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(failed.error().message(), "one class");
   EXPECT_EQ(failed.error().details_size(), 1);
-  EXPECT_EQ(WaitForEnd(store_, throws->job_id()).error().message(), "CUDA");
+  EXPECT_EQ(WaitForEnd(*store_, throws).error().message(), "CUDA");
+}
+
+TEST_F(SchedulerTest, TrainerThatDiesIsStartedAgainThreeTimes) {
+  int starts = 0;
+  Start([&](const auto&, const auto&, const auto&, const auto&) {
+    ++starts;
+    return absl::AbortedError("the trainer was killed by signal 11");
+  });
+  const v1::FineTuneJob end = WaitForEnd(*store_, Submit());
+  EXPECT_EQ(end.state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(end.error().code(), static_cast<int>(absl::StatusCode::kInternal));
+  EXPECT_THAT(end.error().message(), HasSubstr("signal 11"));
+  EXPECT_EQ(end.trainer_restarts(), 3);
+  EXPECT_EQ(end.events_size(), 3);
+  EXPECT_THAT(end.events(0).message(), HasSubstr("signal 11"));
+  EXPECT_EQ(starts, 4);
+}
+
+TEST_F(SchedulerTest, TrainerThatDiesOnceSucceedsInTheEnd) {
+  int starts = 0;
+  Start([&](const auto&, const auto&, const auto&, const auto&) {
+    return ++starts == 1 ? absl::AbortedError("killed") : absl::OkStatus();
+  });
+  const v1::FineTuneJob end = WaitForEnd(*store_, Submit());
+  EXPECT_EQ(end.state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(end.trainer_restarts(), 1);
 }
 
 TEST_F(SchedulerTest, FailingPublishFailsTheJob) {
-  Scheduler scheduler(Options(), store_, Succeed, [](const auto&, const auto&) {
+  Start(Instant, [](const auto&, const auto&) {
     return absl::ResourceExhaustedError("disk full");
   });
-  const auto job = scheduler.Submit({});
-  EXPECT_EQ(WaitForEnd(store_, job->job_id()).error().message(), "disk full");
+  EXPECT_EQ(WaitForEnd(*store_, Submit()).error().message(), "disk full");
+}
+
+TEST_F(SchedulerTest, ModelWhoseRowCannotBeWrittenIsDiscardedAndItsJobFails) {
+  bool discarded = false;
+  Start(Instant, [&](const auto&, const auto&) {
+    Publication publication;
+    publication.joint.write = [](Transaction&) {
+      return absl::ResourceExhaustedError("disk full");
+    };
+    publication.discard = [&] { discarded = true; };
+    return publication;
+  });
+  const v1::FineTuneJob end = WaitForEnd(*store_, Submit());
+  EXPECT_EQ(end.state(), v1::JOB_STATE_FAILED);
+  EXPECT_FALSE(end.has_model());
+  EXPECT_TRUE(discarded);
 }
 
 TEST_F(SchedulerTest, FullQueueRefusesWithRetryInfo) {
-  Endless training;
-  auto options = Options();
-  options.max_waiting = 1;
-  Scheduler scheduler(options, store_, training.Fn(), PublishAsOne);
-  ASSERT_THAT(scheduler.Submit({}), IsOk());
-  training.WaitUntilBegun();
-  ASSERT_THAT(scheduler.Submit({}), IsOk());
-
-  const auto refused = scheduler.Submit({});
+  options_.max_waiting = 1;
+  Start(Endless);
+  SubmitAndAwaitRunning();
+  Submit();
+  const auto refused = scheduler_->Submit(Request());
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted));
   EXPECT_TRUE(refused.status()
                   .GetPayload("type.googleapis.com/google.rpc.RetryInfo")
                   .has_value());
 }
 
-TEST_F(SchedulerTest, ShutdownStopsTheRunningJobAndFailsThoseWaiting) {
-  Endless training;
-  Scheduler scheduler(Options(), store_, training.Fn(), PublishAsOne);
-  const auto running = scheduler.Submit({});
-  training.WaitUntilBegun();
-  const auto waiting = scheduler.Submit({});
-  scheduler.Shutdown();
+TEST_F(SchedulerTest, RepeatedRequestGetsTheSameJobAlsoWhenTheQueueIsFull) {
+  options_.max_waiting = 1;
+  Start(Endless);
+  SubmitAndAwaitRunning();
+  JobRequest request = Request();
+  request.origin.request_id = "once";
+  const auto first = scheduler_->Submit(request);
+  ASSERT_THAT(first, IsOk());
+  EXPECT_EQ(scheduler_->Submit(request)->job_id(), first->job_id());
+}
 
-  for (const auto& job : {running, waiting}) {
-    EXPECT_EQ(store_.Get(job->job_id())->state(), v1::JOB_STATE_FAILED);
+TEST_F(SchedulerTest, NextServerTakesUpTheRunningJobAndThenTheQueue) {
+  Start(Endless);
+  const std::string running = SubmitAndAwaitRunning();
+  const std::string second = Submit("second"), third = Submit("third");
+
+  std::vector<std::string> order;
+  Start([&](const auto&, const trainer::TrainerSpec& spec, const auto&,
+            const auto&) {
+    order.push_back(spec.job_id());
+    return absl::OkStatus();
+  });
+  for (const std::string& id : {running, second, third}) {
+    EXPECT_EQ(WaitForEnd(*store_, id).state(), v1::JOB_STATE_SUCCEEDED);
   }
-  EXPECT_THAT(scheduler.Submit({}), StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(order, ElementsAre(running, second, third));
+  EXPECT_THAT(store_->Get(running)->events(0).message(),
+              HasSubstr("started again"));
+}
+
+TEST_F(SchedulerTest, ShutdownRefusesNewJobs) {
+  Start(Endless);
+  scheduler_->Shutdown();
+  EXPECT_THAT(scheduler_->Submit(Request()),
+              StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(SchedulerTest, QueuedJobIsCancelledAtOnceAndTheOthersMoveUp) {
+  Start(Endless);
+  SubmitAndAwaitRunning();
+  const std::string second = Submit(), third = Submit();
+  EXPECT_EQ(scheduler_->Cancel(second)->state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(store_->Get(third)->queue_position(), 1);
+  EXPECT_THAT(scheduler_->Resume(second),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST_F(SchedulerTest, RunningJobIsStoppedAndCancelledOnce) {
+  Start(Endless);
+  const std::string id = SubmitAndAwaitRunning();
+  EXPECT_EQ(scheduler_->Cancel(id)->state(), v1::JOB_STATE_CANCELLING);
+  const v1::FineTuneJob end = WaitForEnd(*store_, id);
+  EXPECT_EQ(end.state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(scheduler_->Cancel(id)->SerializeAsString(),
+            end.SerializeAsString());
+  EXPECT_THAT(scheduler_->Cancel("none"),
+              StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(SchedulerTest, CancelDuringPublicationLeavesNoModel) {
+  bool discarded = false;
+  Start(Instant, [&](const v1::FineTuneJob& job, const auto&) {
+    EXPECT_EQ(scheduler_->Cancel(job.job_id())->state(),
+              v1::JOB_STATE_CANCELLING);
+    Publication publication;
+    publication.joint.apply = [] { FAIL() << "the model was published"; };
+    publication.discard = [&] { discarded = true; };
+    return publication;
+  });
+  const v1::FineTuneJob end = WaitForEnd(*store_, Submit());
+  EXPECT_EQ(end.state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_TRUE(discarded);
+}
+
+TEST_F(SchedulerTest, JobThatWasBeingCancelledInACrashIsCancelledAfterIt) {
+  Start(Endless);
+  const std::string id = SubmitAndAwaitRunning();
+  scheduler_->Shutdown();  // The trainer is gone, the record says RUNNING.
+  ASSERT_THAT(store_->Commit(id,
+                             [](v1::FineTuneJob& job) {
+                               AskToCancel(job);
+                               return absl::OkStatus();
+                             }),
+              IsOk());
+  Start(Instant);
+  EXPECT_EQ(store_->Get(id)->state(), v1::JOB_STATE_CANCELLED);
+}
+
+TEST_F(SchedulerTest, CancelledJobIsResumedFromItsCheckpoint) {
+  Start(Endless);
+  const std::string id = SubmitAndAwaitRunning();
+  EXPECT_THAT(scheduler_->Resume(id), StatusIs(absl::StatusCode::kAborted));
+  ASSERT_THAT(scheduler_->Cancel(id), IsOk());
+  WaitForEnd(*store_, id);
+
+  Start(Instant);
+  EXPECT_EQ(scheduler_->Resume(id)->state(), v1::JOB_STATE_QUEUED);
+  const v1::FineTuneJob end = WaitUntil(
+      *store_, id, [](const v1::FineTuneJob& job) { return job.has_model(); });
+  EXPECT_EQ(end.state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_THAT(scheduler_->Resume(id),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST_F(SchedulerTest, JobThatRunsTooLongFailsAndCanBeResumed) {
+  Start(Endless);
+  JobRequest request = Request();
+  *request.job.mutable_max_run_duration() = ToProto(absl::Milliseconds(1));
+  const std::string id = scheduler_->Submit(request)->job_id();
+  const v1::FineTuneJob end = WaitForEnd(*store_, id);
+  EXPECT_EQ(end.state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(end.error().code(),
+            static_cast<int>(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(scheduler_->Resume(id), IsOk());
+}
+
+TEST_F(SchedulerTest, ValidationReturnsWhatItFoundAndLeavesNothing) {
+  Start([](const auto&, const trainer::TrainerSpec& spec,
+           const EventFn& on_event, const auto&) {
+    EXPECT_TRUE(spec.validate_only());
+    trainer::TrainerEvent event;
+    event.mutable_dataset_stats()->set_train_images(7);
+    on_event(event);
+    return absl::OkStatus();
+  });
+  const auto job = scheduler_->Validate(Request(), {});
+  ASSERT_THAT(job, IsOk());
+  EXPECT_EQ(job->dataset_stats().train_images(), 7);
+  EXPECT_TRUE(store_->List({}, 10, "")->jobs.empty());
+  EXPECT_TRUE(std::filesystem::is_empty(dir_.path() / "jobs"));
+}
+
+TEST_F(SchedulerTest, FoldersOfJobsThatAreNotKnownAreRemoved) {
+  dir_.Write("jobs/ft-stranger/checkpoints/step-1/x", "");
+  Start(Instant);
+  EXPECT_FALSE(std::filesystem::exists(dir_.path() / "jobs/ft-stranger"));
+}
+
+TEST_F(SchedulerTest, OldestEndedJobIsForgottenWithItsFolder) {
+  options_.max_jobs = 1;
+  Start(Instant);
+  const std::string first = Submit();
+  WaitForEnd(*store_, first);
+  EXPECT_TRUE(std::filesystem::exists(dir_.path() / "jobs" / first));
+  Submit();
+  EXPECT_THAT(store_->Get(first), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_FALSE(std::filesystem::exists(dir_.path() / "jobs" / first));
 }
 
 }  // namespace

@@ -124,7 +124,7 @@ absl::Status DeathOf(int wait_status, const std::filesystem::path& job_dir) {
           ? absl::StrCat("was killed by signal ", WTERMSIG(wait_status), " (",
                          strsignal(WTERMSIG(wait_status)), ")")
           : absl::StrCat("exited with code ", WEXITSTATUS(wait_status));
-  return absl::InternalError(absl::StrCat(
+  return absl::AbortedError(absl::StrCat(
       "the trainer ", how, "; its log is ", (job_dir / "trainer.log").native(),
       WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL
           ? "; perhaps the machine ran out of memory: try a smaller batch_size"

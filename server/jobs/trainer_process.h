@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "finetune/trainer/trainer.pb.h"
-#include "server/jobs/scheduler.h"
+#include "server/jobs/job_runner.h"
 
 namespace finetune {
 
@@ -19,7 +19,7 @@ namespace finetune {
 //
 // OK if the trainer said `done` and exited with 0. Else the error it reported;
 // or CANCELLED if it was stopped: a stop request sends it SIGTERM, and SIGKILL
-// ten seconds later; or INTERNAL that says how it died and where its log is.
+// ten seconds later; or ABORTED that says how it died and where its log is.
 absl::Status RunTrainer(const std::filesystem::path& binary,
                         const std::filesystem::path& job_dir,
                         const trainer::TrainerSpec& spec,

@@ -86,7 +86,7 @@ TEST_F(TrainerProcessTest, ReportedErrorIsReturnedWithItsDetails) {
 
 TEST_F(TrainerProcessTest, DeathIsReportedWithItsCauseAndTheLog) {
   const absl::Status killed = Run("echo oops >&2; kill -9 $$");
-  EXPECT_THAT(killed, StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(killed, StatusIs(absl::StatusCode::kAborted));
   EXPECT_THAT(std::string(killed.message()), HasSubstr("signal 9"));
   EXPECT_THAT(std::string(killed.message()), HasSubstr("trainer.log"));
   EXPECT_EQ(*ReadFile(dir_.path() / "trainer.log", 100), "oops\n");
@@ -96,11 +96,11 @@ TEST_F(TrainerProcessTest, DeathIsReportedWithItsCauseAndTheLog) {
 
 TEST_F(TrainerProcessTest, DoneFollowedByACrashIsNoSuccess) {
   EXPECT_THAT(Run("cat " + Events({Done()}) + "; kill -11 $$"),
-              StatusIs(absl::StatusCode::kInternal));
+              StatusIs(absl::StatusCode::kAborted));
 }
 
 TEST_F(TrainerProcessTest, EndWithoutAWordIsNoSuccess) {
-  EXPECT_THAT(Run("exit 0"), StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(Run("exit 0"), StatusIs(absl::StatusCode::kAborted));
 }
 
 TEST_F(TrainerProcessTest, StopRequestTerminatesTheTrainer) {

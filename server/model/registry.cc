@@ -9,17 +9,23 @@
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "google/protobuf/util/json_util.h"
-#include "nlohmann/json.hpp"
 #include "spdlog/spdlog.h"
 
 namespace finetune {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
-constexpr char kPromotionsFile[] = "promotions.json";
 constexpr uint64_t kMaxJsonBytes = 16 << 20;
+
+absl::Status CheckFiles(const fs::path& dir) {
+  std::error_code ignored;
+  for (const char* file : {kModelFile, kWeightsFile}) {
+    if (fs::is_regular_file(dir / file, ignored)) continue;
+    return absl::DataLossError(absl::StrCat(dir.native(), " holds no ", file));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<v1::Model> ReadModelFile(const fs::path& dir) {
   ASSIGN_OR_RETURN(const std::string json,
@@ -30,10 +36,7 @@ absl::StatusOr<v1::Model> ReadModelFile(const fs::path& dir) {
     return absl::DataLossError(
         absl::StrCat((dir / kModelFile).native(), ": ", parsed.ToString()));
   }
-  if (!fs::exists(dir / kWeightsFile)) {
-    return absl::DataLossError(
-        absl::StrCat(dir.native(), " holds no ", kWeightsFile));
-  }
+  RETURN_IF_ERROR(CheckFiles(dir));
   return model;
 }
 
@@ -56,108 +59,144 @@ absl::Status WriteModelFile(const fs::path& dir, const v1::Model& model) {
 }
 
 absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Open(
-    fs::path models_dir) {
+    fs::path models_dir, Database& database) {
   RETURN_IF_ERROR(MakeFolders(models_dir));
-  auto registry =
-      std::unique_ptr<ModelRegistry>(new ModelRegistry(std::move(models_dir)));
-  std::error_code error;
-  for (const auto& entry :
-       fs::directory_iterator(registry->models_dir_, error)) {
-    if (entry.is_directory()) registry->ReadVersions(entry.path());
-  }
-  if (error) {
-    return absl::ErrnoToStatus(
-        error.value(), absl::StrCat("list ", registry->models_dir_.native()));
-  }
-  RETURN_IF_ERROR(registry->ReadPromotions());
+  auto registry = std::unique_ptr<ModelRegistry>(
+      new ModelRegistry(std::move(models_dir), database));
+  const std::vector<Key> versions = registry->VersionsOnDisk();
+  if (database.is_new()) RETURN_IF_ERROR(registry->TakeIn(versions));
+  RETURN_IF_ERROR(registry->ReadRows());
+  if (!database.is_new()) registry->RemoveStrangers(versions);
   return registry;
 }
 
-void ModelRegistry::ReadVersions(const fs::path& name_dir) {
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(name_dir, error)) {
-    int64_t version = 0;
-    if (!absl::SimpleAtoi(entry.path().filename().native(), &version)) continue;
-    absl::StatusOr<v1::Model> model = ReadModelFile(entry.path());
+absl::Status ModelRegistry::ReadRows() {
+  const MutexLock lock(mu_);
+  RETURN_IF_ERROR(database_.Query(
+      "SELECT name, version, record FROM models", {}, [&](const Row& row) {
+        v1::Model model;
+        if (model.ParseFromString(row.Bytes(2))) {
+          models_[{row.Bytes(0), row.Integer(1)}] = std::move(model);
+        }
+      }));
+  std::erase_if(models_, [this](const auto& entry) {
+    const absl::Status files = CheckFiles(DirOf(entry.second.ref()));
+    if (!files.ok()) spdlog::error("not served: {}", files.ToString());
+    return !files.ok();
+  });
+  RETURN_IF_ERROR(
+      database_.Query("SELECT name, version FROM promotions ORDER BY ordinal",
+                      {}, [&](const Row& row) {
+                        promoted_.emplace_back(row.Bytes(0), row.Integer(1));
+                      }));
+  std::erase_if(promoted_,
+                [this](const Key& key) { return !models_.contains(key); });
+  return absl::OkStatus();
+}
+
+std::vector<ModelRegistry::Key> ModelRegistry::VersionsOnDisk() const {
+  std::vector<Key> found;
+  std::error_code ignored;
+  for (const auto& name : fs::directory_iterator(models_dir_, ignored)) {
+    for (const auto& entry : fs::directory_iterator(name.path(), ignored)) {
+      int64_t version = 0;
+      if (absl::SimpleAtoi(entry.path().filename().native(), &version)) {
+        found.emplace_back(name.path().filename(), version);
+      }
+    }
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+absl::Status ModelRegistry::TakeIn(const std::vector<Key>& versions) {
+  for (const auto& [name, version] : versions) {
+    v1::ModelRef ref;
+    ref.set_name(name);
+    ref.set_version(version);
+    absl::StatusOr<v1::Model> model = ReadModelFile(DirOf(ref));
     if (!model.ok()) {
       spdlog::warn("model left alone: {}", model.status().ToString());
       continue;
     }
-    const std::string name = name_dir.filename();
-    model->mutable_ref()->set_name(name);
-    model->mutable_ref()->set_version(version);
-    const MutexLock lock(mu_);
-    models_[{name, version}] = *std::move(model);
-  }
-}
-
-absl::Status ModelRegistry::ReadPromotions() {
-  const fs::path path = models_dir_ / kPromotionsFile;
-  if (!fs::exists(path)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxJsonBytes));
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_array()) {
-    return absl::DataLossError(absl::StrCat(path.native(), " is damaged"));
-  }
-  const MutexLock lock(mu_);
-  for (const Json& entry : json) {
-    const Key key(entry.value("name", ""), entry.value("version", int64_t{0}));
-    if (models_.contains(key)) {
-      promoted_.push_back(key);
-    } else {
-      spdlog::warn("promoted model {}@{} is gone", key.first, key.second);
-    }
+    *model->mutable_ref() = ref;
+    spdlog::info("the database is new; taking in {}", NameOf(ref));
+    RETURN_IF_ERROR(database_.Commit([&](Transaction& transaction) {
+      return Insert(*model, /*promote=*/true, transaction);
+    }));
   }
   return absl::OkStatus();
 }
 
-absl::Status ModelRegistry::WritePromotions(
-    const std::vector<Key>& promoted) const {
-  Json json = Json::array();
-  for (const auto& [name, version] : promoted) {
-    json.push_back({{"name", name}, {"version", version}});
+void ModelRegistry::RemoveStrangers(const std::vector<Key>& versions) {
+  for (const auto& [name, version] : versions) {
+    bool known = false;
+    const absl::Status asked =
+        database_.Query("SELECT 1 FROM models WHERE name = ? AND version = ?",
+                        {name, version}, [&](const Row&) { known = true; });
+    if (known || !asked.ok()) continue;
+    v1::Model stranger;
+    stranger.mutable_ref()->set_name(name);
+    stranger.mutable_ref()->set_version(version);
+    Discard(stranger);
   }
-  return WriteFileAtomically(models_dir_ / kPromotionsFile, json.dump(2));
 }
 
-absl::StatusOr<v1::Model> ModelRegistry::Publish(const std::string& name,
-                                                 const fs::path& staging) {
+absl::StatusOr<v1::Model> ModelRegistry::Stage(const std::string& name,
+                                               const fs::path& staging) {
   ASSIGN_OR_RETURN(v1::Model model, ReadModelFile(staging));
   const MutexLock lock(mu_);
-  const int64_t version = NextVersion(name);
+  ASSIGN_OR_RETURN(const int64_t version, NextVersion(name));
   model.mutable_ref()->set_name(name);
   model.mutable_ref()->set_version(version);
   RETURN_IF_ERROR(WriteModelFile(staging, model));
   RETURN_IF_ERROR(MakeFolders(models_dir_ / name));
   RETURN_IF_ERROR(RenameDurably(staging, DirOf(model.ref())));
-  models_[{name, version}] = model;
   return model;
 }
 
-// Past every folder, readable or not: a version is never used twice.
-int64_t ModelRegistry::NextVersion(const std::string& name) const {
+// Past every row and folder, served or not: a version is never used twice.
+absl::StatusOr<int64_t> ModelRegistry::NextVersion(
+    const std::string& name) const {
   int64_t last = 0;
-  std::error_code ignored;  // No folder, no version.
-  for (const auto& entry :
-       fs::directory_iterator(models_dir_ / name, ignored)) {
-    int64_t version = 0;
-    if (absl::SimpleAtoi(entry.path().filename().native(), &version)) {
-      last = std::max(last, version);
-    }
+  RETURN_IF_ERROR(
+      database_.Query("SELECT MAX(version) FROM models WHERE name = ?", {name},
+                      [&](const Row& row) { last = row.Integer(0); }));
+  for (const auto& [folder, version] : VersionsOnDisk()) {
+    if (folder == name) last = std::max(last, version);
   }
   return last + 1;
 }
 
-absl::Status ModelRegistry::Promote(const v1::ModelRef& ref) {
-  const Key key(ref.name(), ref.version());
+absl::Status ModelRegistry::Insert(const v1::Model& model, bool promote,
+                                   Transaction& transaction) const {
+  const v1::ModelRef& ref = model.ref();
+  RETURN_IF_ERROR(transaction.Run(
+      "INSERT INTO models (name, version, record) VALUES (?, ?, ?)",
+      {ref.name(), ref.version(), Blob{model.SerializeAsString()}}));
+  if (!promote) return absl::OkStatus();
+  return transaction.Run(
+      "REPLACE INTO promotions (name, version, ordinal) VALUES (?, ?, "
+      "(SELECT COALESCE(MAX(ordinal), 0) + 1 FROM promotions))",
+      {ref.name(), ref.version()});
+}
+
+void ModelRegistry::Adopt(const v1::Model& model, bool promote) {
+  const Key key(model.ref().name(), model.ref().version());
   const MutexLock lock(mu_);
-  if (!models_.contains(key)) return NoSuchResourceError("model", NameOf(ref));
-  std::vector<Key> promoted = promoted_;
-  std::erase_if(promoted, [&](const Key& k) { return k.first == ref.name(); });
-  promoted.push_back(key);
-  RETURN_IF_ERROR(WritePromotions(promoted));
-  promoted_ = std::move(promoted);
-  return absl::OkStatus();
+  models_[key] = model;
+  if (!promote) return;
+  std::erase_if(promoted_,
+                [&](const Key& other) { return other.first == key.first; });
+  promoted_.push_back(key);
+}
+
+void ModelRegistry::Discard(const v1::Model& model) const {
+  const fs::path dir = DirOf(model.ref());
+  std::error_code error;
+  fs::remove_all(dir, error);
+  if (error) spdlog::warn("remove {}: {}", dir.native(), error.message());
+  fs::remove(dir.parent_path(), error);  // Stays where it is not empty.
 }
 
 absl::StatusOr<v1::Model> ModelRegistry::Resolve(

@@ -1,9 +1,10 @@
-// The published models on disk, and which version of each name is served.
+// The published models, and which version of each name is served.
 //
 //   models/<name>/<version>/{model.json, weights.safetensors}
-//   models/promotions.json    the promoted versions, the latest one last
 //
-// A version appears by a rename and never changes: whole or absent.
+// A version appears on disk by a rename and never changes. It exists when its
+// row in the database does: one that was being published in a crash is gone
+// after it.
 
 #ifndef SERVER_MODEL_REGISTRY_H_
 #define SERVER_MODEL_REGISTRY_H_
@@ -20,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "common/mutex.h"
 #include "finetune/v1/model.pb.h"
+#include "server/state/database.h"
 
 namespace finetune {
 
@@ -34,20 +36,28 @@ absl::Status WriteModelFile(const std::filesystem::path& dir,
 // Thread-safe.
 class ModelRegistry {
  public:
-  // Reads what is in `models_dir`, which is created if absent. A version that
-  // cannot be read is logged and left alone.
+  // Reads the rows of `database`, which must outlive this, and removes folders
+  // in `models_dir` that have none. A row whose files are damaged is logged and
+  // not served. Where the database is new, what lies in the folders is taken
+  // in, and the newest version of each name promoted.
   static absl::StatusOr<std::unique_ptr<ModelRegistry>> Open(
-      std::filesystem::path models_dir);
+      std::filesystem::path models_dir, Database& database);
 
-  // Moves `staging`, a folder on the same file system that holds both files,
-  // to the next version of `name`. Not promoted yet.
-  absl::StatusOr<v1::Model> Publish(const std::string& name,
-                                    const std::filesystem::path& staging)
+  // Publishing, in steps, so that the model can be loaded before it is known,
+  // and known in the transaction of the job that made it.
+  //
+  // Stage moves `staging`, a folder on the same file system that holds both
+  // files, to the next version of `name`; nobody knows of it yet.
+  absl::StatusOr<v1::Model> Stage(const std::string& name,
+                                  const std::filesystem::path& staging)
       ABSL_LOCKS_EXCLUDED(mu_);
-
-  // Makes `ref` the version that its name stands for, and the default model.
-  // Durable when it returns OK. NOT_FOUND if there is no such version.
-  absl::Status Promote(const v1::ModelRef& ref) ABSL_LOCKS_EXCLUDED(mu_);
+  // Insert writes a staged model's row, and its promotion.
+  absl::Status Insert(const v1::Model& model, bool promote,
+                      Transaction& transaction) const;
+  // Adopt makes known what the transaction committed.
+  void Adopt(const v1::Model& model, bool promote) ABSL_LOCKS_EXCLUDED(mu_);
+  // Discard removes a staged model instead.
+  void Discard(const v1::Model& model) const;
 
   // The model that `ref` means: without a version the promoted one, without a
   // name the one promoted last.
@@ -63,19 +73,22 @@ class ModelRegistry {
  private:
   using Key = std::pair<std::string, int64_t>;  // Name, version.
 
-  explicit ModelRegistry(std::filesystem::path models_dir)
-      : models_dir_(std::move(models_dir)) {}
+  ModelRegistry(std::filesystem::path models_dir, Database& database)
+      : models_dir_(std::move(models_dir)), database_(database) {}
 
-  void ReadVersions(const std::filesystem::path& name_dir);
-  absl::Status ReadPromotions();
-  absl::Status WritePromotions(const std::vector<Key>& promoted) const;
-  int64_t NextVersion(const std::string& name) const
+  absl::Status ReadRows() ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<Key> VersionsOnDisk() const;
+  absl::Status TakeIn(const std::vector<Key>& versions);
+  void RemoveStrangers(const std::vector<Key>& versions)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<int64_t> NextVersion(const std::string& name) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const std::filesystem::path models_dir_;
+  Database& database_;
   mutable Mutex mu_;
   std::map<Key, v1::Model> models_ ABSL_GUARDED_BY(mu_);
-  std::vector<Key> promoted_ ABSL_GUARDED_BY(mu_);  // One a name.
+  std::vector<Key> promoted_ ABSL_GUARDED_BY(mu_);  // One a name, latest last.
 };
 
 }  // namespace finetune

@@ -6,6 +6,7 @@
 
 #include "common/grpc_status.h"
 #include "common/status_macros.h"
+#include "server/service/convert_inference.h"
 
 namespace finetune {
 

@@ -9,7 +9,7 @@
 #include "server/inference/batcher.h"
 #include "server/inference/model_cache.h"
 #include "server/model/registry.h"
-#include "server/service/convert.h"
+#include "server/service/convert_inference.h"
 
 namespace finetune {
 

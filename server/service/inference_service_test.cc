@@ -45,8 +45,9 @@ class InferenceServiceTest : public ::testing::Test {
     v1::Model model;
     for (const char* label : {"ant", "bee", "cat"}) model.add_labels(label);
     ASSERT_THAT(WriteModelFile(dir_.path() / "staging", model), IsOk());
-    const auto published = registry_->Publish(name, dir_.path() / "staging");
-    ASSERT_THAT(registry_->Promote(published->ref()), IsOk());
+    const auto staged = registry_->Stage(name, dir_.path() / "staging");
+    ASSERT_THAT(staged, IsOk());
+    registry_->Adopt(*staged, /*promote=*/true);
   }
 
   absl::StatusOr<v1::ClassifyResponse> Classify(
@@ -65,8 +66,10 @@ class InferenceServiceTest : public ::testing::Test {
   }
 
   const TempDir dir_;
-  std::unique_ptr<ModelRegistry> registry_ =
-      *ModelRegistry::Open(dir_.path() / "models");
+  const std::unique_ptr<Database> database_ =
+      *Database::Open(dir_.path() / "db");
+  const std::unique_ptr<ModelRegistry> registry_ =
+      *ModelRegistry::Open(dir_.path() / "models", *database_);
   ModelCache models_{2, [](const v1::Model&) -> absl::StatusOr<ClassifyFn> {
                        return FakeClassify;
                      }};

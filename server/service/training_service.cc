@@ -1,7 +1,9 @@
 #include "server/service/training_service.h"
 
+#include <stop_token>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -10,7 +12,7 @@
 #include "common/mutex.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
-#include "server/service/convert.h"
+#include "server/service/convert_training.h"
 
 namespace finetune {
 namespace {
@@ -21,6 +23,37 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context,
   reactor->Finish(ToGrpcStatus(status));
   return reactor;
 }
+
+// For the calls that are answered with a job.
+template <typename Response>
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
+                                 absl::StatusOr<v1::FineTuneJob> job,
+                                 Response* response) {
+  if (job.ok()) *response->mutable_job() = *std::move(job);
+  return Finish(context, job.status());
+}
+
+// One call with validate_only: the scan takes seconds, and so a thread of its
+// own. Deletes itself when the call is over, which is after the scan.
+class Validation final : public grpc::ServerUnaryReactor {
+ public:
+  Validation(Scheduler& scheduler, JobRequest request,
+             v1::StartFineTuneResponse* response) {
+    // Detached, since it may be the one that deletes this.
+    std::thread([this, &scheduler, request = std::move(request), response] {
+      absl::StatusOr<v1::FineTuneJob> job =
+          scheduler.Validate(request, stop_.get_token());
+      if (job.ok()) *response->mutable_job() = *std::move(job);
+      Finish(ToGrpcStatus(job.status()));
+    }).detach();
+  }
+
+  void OnCancel() override { stop_.request_stop(); }
+  void OnDone() override { delete this; }
+
+ private:
+  std::stop_source stop_;
+};
 
 // One watcher. However slow its reader, it holds two snapshots: the one being
 // written and the newest after it. Deletes itself when the call is over.
@@ -103,16 +136,33 @@ grpc::ServerUnaryReactor* TrainingService::StartFineTune(
     grpc::CallbackServerContext* context,
     const v1::StartFineTuneRequest* request,
     v1::StartFineTuneResponse* response) {
-  absl::StatusOr<v1::FineTuneJob> job = Start(*request);
-  if (job.ok()) *response->mutable_job() = *std::move(job);
-  return Finish(context, job.status());
+  if (!request->validate_only()) {
+    return Answer(context, Start(*request), response);
+  }
+  absl::StatusOr<JobRequest> job = Check(*request);
+  if (!job.ok()) return Finish(context, job.status());
+  return new Validation(scheduler_, *std::move(job), response);
 }
 
 absl::StatusOr<v1::FineTuneJob> TrainingService::Start(
     const v1::StartFineTuneRequest& request) {
-  ASSIGN_OR_RETURN(JobRequest job, ToJobRequest(request, options_.data_root));
+  // A repeated request gets its job whatever became of its data set since.
+  ASSIGN_OR_RETURN(const JobOrigin origin, ToOrigin(request));
+  if (!origin.request_id.empty()) {
+    absl::StatusOr<v1::FineTuneJob> known = store_.FindRequest(origin);
+    if (!absl::IsNotFound(known.status())) return known;
+  }
+  ASSIGN_OR_RETURN(JobRequest job, Check(request));
+  RETURN_IF_ERROR(options_.check_state_room());
+  return scheduler_.Submit(std::move(job));
+}
+
+absl::StatusOr<JobRequest> TrainingService::Check(
+    const v1::StartFineTuneRequest& request) const {
+  ASSIGN_OR_RETURN(JobRequest job, ToJobRequest(request, options_.data_root,
+                                                options_.find_upload));
   std::error_code ignored;
-  if (!job.hyper_parameters.from_scratch() &&
+  if (!job.job.hyper_parameters().from_scratch() &&
       !std::filesystem::is_regular_file(options_.pretrained, ignored)) {
     return PreconditionError(
         "WEIGHTS", options_.pretrained.native(),
@@ -122,15 +172,43 @@ absl::StatusOr<v1::FineTuneJob> TrainingService::Start(
             ": give it --pretrained FILE, run scripts/fetch_weights.sh "
             "there, or train from_scratch"));
   }
-  return scheduler_.Submit(std::move(job));
+  return job;
 }
 
 grpc::ServerUnaryReactor* TrainingService::GetProgress(
     grpc::CallbackServerContext* context, const v1::GetProgressRequest* request,
     v1::GetProgressResponse* response) {
-  absl::StatusOr<v1::FineTuneJob> job = store_.Get(request->job_id());
-  if (job.ok()) *response->mutable_job() = *std::move(job);
-  return Finish(context, job.status());
+  return Answer(context, store_.Get(request->job_id()), response);
+}
+
+grpc::ServerUnaryReactor* TrainingService::ListFineTunes(
+    grpc::CallbackServerContext* context,
+    const v1::ListFineTunesRequest* request,
+    v1::ListFineTunesResponse* response) {
+  const absl::StatusOr<ListQuery> query = ToListQuery(*request);
+  if (!query.ok()) return Finish(context, query.status());
+  absl::StatusOr<JobPage> page =
+      store_.List(query->states, query->page_size, query->token);
+  if (!page.ok()) return Finish(context, page.status());
+  for (v1::FineTuneJob& job : page->jobs) {
+    *response->add_jobs() = std::move(job);
+  }
+  response->set_next_page_token(page->next_token);
+  return Finish(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* TrainingService::CancelFineTune(
+    grpc::CallbackServerContext* context,
+    const v1::CancelFineTuneRequest* request,
+    v1::CancelFineTuneResponse* response) {
+  return Answer(context, scheduler_.Cancel(request->job_id()), response);
+}
+
+grpc::ServerUnaryReactor* TrainingService::ResumeFineTune(
+    grpc::CallbackServerContext* context,
+    const v1::ResumeFineTuneRequest* request,
+    v1::ResumeFineTuneResponse* response) {
+  return Answer(context, scheduler_.Resume(request->job_id()), response);
 }
 
 grpc::ServerWriteReactor<v1::WatchProgressResponse>*

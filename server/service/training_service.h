@@ -5,11 +5,13 @@
 #define SERVER_SERVICE_TRAINING_SERVICE_H_
 
 #include <filesystem>
+#include <functional>
 
 #include "finetune/v1/training_service.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "server/jobs/job_store.h"
 #include "server/jobs/scheduler.h"
+#include "server/service/convert_training.h"
 
 namespace finetune {
 
@@ -18,6 +20,9 @@ class TrainingService final : public v1::TrainingService::CallbackService {
   struct Options {
     std::filesystem::path data_root;   // Data sets are below it.
     std::filesystem::path pretrained;  // Weights of jobs not from scratch.
+    FindUploadFn find_upload;
+    // RESOURCE_EXHAUSTED if the state folder has no room for another job.
+    std::function<absl::Status()> check_state_room;
   };
 
   // Owns neither room; both must outlive the gRPC server.
@@ -37,7 +42,24 @@ class TrainingService final : public v1::TrainingService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::WatchProgressRequest* request) override;
 
+  grpc::ServerUnaryReactor* ListFineTunes(
+      grpc::CallbackServerContext* context,
+      const v1::ListFineTunesRequest* request,
+      v1::ListFineTunesResponse* response) override;
+
+  grpc::ServerUnaryReactor* CancelFineTune(
+      grpc::CallbackServerContext* context,
+      const v1::CancelFineTuneRequest* request,
+      v1::CancelFineTuneResponse* response) override;
+
+  grpc::ServerUnaryReactor* ResumeFineTune(
+      grpc::CallbackServerContext* context,
+      const v1::ResumeFineTuneRequest* request,
+      v1::ResumeFineTuneResponse* response) override;
+
  private:
+  absl::StatusOr<JobRequest> Check(
+      const v1::StartFineTuneRequest& request) const;
   absl::StatusOr<v1::FineTuneJob> Start(
       const v1::StartFineTuneRequest& request);
 

@@ -4,10 +4,12 @@
 #include <functional>
 #include <latch>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
 #include "common/grpc_status.h"
+#include "common/rpc_status.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "gmock/gmock.h"
@@ -21,6 +23,9 @@ using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
 
+// Known to the server as an uploaded data set.
+const std::string kUploadId(64, 'a');
+
 // The real service, store and scheduler, over a channel that needs no port;
 // only training is fake: it waits to be let go, then reports an epoch.
 class TrainingServiceTest : public ::testing::Test {
@@ -32,9 +37,60 @@ class TrainingServiceTest : public ::testing::Test {
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
+    scheduler_.Start();
     stub_ = v1::TrainingService::NewStub(server_->InProcessChannel({}));
   }
   ~TrainingServiceTest() override { LetGo(); }
+
+  // Calls a method and returns its status.
+  template <typename Method, typename Request, typename Response>
+  absl::Status Call(Method method, const Request& request, Response& response) {
+    grpc::ClientContext context;
+    return FromGrpcStatus(((*stub_).*method)(&context, request, &response));
+  }
+  absl::StatusOr<v1::FineTuneJob> Cancel(const std::string& job_id) {
+    v1::CancelFineTuneRequest request;
+    request.set_job_id(job_id);
+    v1::CancelFineTuneResponse response;
+    const absl::Status status =
+        Call(&v1::TrainingService::Stub::CancelFineTune, request, response);
+    if (!status.ok()) return status;
+    return response.job();
+  }
+  absl::StatusOr<v1::FineTuneJob> Resume(const std::string& job_id) {
+    v1::ResumeFineTuneRequest request;
+    request.set_job_id(job_id);
+    v1::ResumeFineTuneResponse response;
+    const absl::Status status =
+        Call(&v1::TrainingService::Stub::ResumeFineTune, request, response);
+    if (!status.ok()) return status;
+    return response.job();
+  }
+  absl::StatusOr<v1::ListFineTunesResponse> List(
+      const v1::ListFineTunesRequest& request) {
+    v1::ListFineTunesResponse response;
+    const absl::Status status =
+        Call(&v1::TrainingService::Stub::ListFineTunes, request, response);
+    if (!status.ok()) return status;
+    return response;
+  }
+
+  // Counts images, waits to be let go or stopped, and reports an epoch.
+  absl::Status Train(const std::filesystem::path& job_dir,
+                     const trainer::TrainerSpec& spec, const EventFn& on_event,
+                     const std::stop_token& stop) {
+    trainer::TrainerEvent event;
+    event.mutable_dataset_stats()->set_train_images(7);
+    on_event(event);
+    if (spec.validate_only()) return absl::OkStatus();
+    std::filesystem::create_directories(job_dir / "checkpoints/step-1");
+    const std::stop_callback let_go(stop, [this] { LetGo(); });
+    go_.wait();
+    if (stop.stop_requested()) return absl::CancelledError("stopped");
+    event.mutable_progress()->add_epochs()->set_epoch(1);
+    on_event(event);
+    return absl::OkStatus();
+  }
 
   void LetGo() {
     if (!go_.try_wait()) go_.count_down();
@@ -76,27 +132,32 @@ class TrainingServiceTest : public ::testing::Test {
 
   const TempDir dir_;
   std::latch go_{1};
-  JobStore store_;
-  Scheduler scheduler_{
-      {.jobs_dir = dir_.path() / "jobs"},
-      store_,
-      [this](const auto&, const auto&, const EventFn& on_event, const auto&) {
-        go_.wait();
-        trainer::TrainerEvent event;
-        event.mutable_progress()->add_epochs()->set_epoch(1);
-        on_event(event);
-        return absl::OkStatus();
-      },
+  const std::unique_ptr<Database> database_ =
+      *Database::Open(dir_.path() / "db");
+  const std::unique_ptr<JobStore> store_ = *JobStore::Open(*database_);
+  JobRunner runner_{
+      dir_.path() / "jobs", trainer::TrainerSpec(), *store_,
+      [this](const auto& job_dir, const auto& spec, const EventFn& on_event,
+             const auto& stop) { return Train(job_dir, spec, on_event, stop); },
       [](const v1::FineTuneJob& job, const auto&) {
-        v1::ModelRef ref;
-        ref.set_name(job.model_name());
-        ref.set_version(1);
-        return absl::StatusOr<v1::ModelRef>(ref);
+        Publication publication;
+        publication.model.set_name(job.model_name());
+        publication.model.set_version(1);
+        return publication;
       }};
-  TrainingService service_{{.data_root = dir_.path() / "data",
-                            .pretrained = dir_.path() / "weights.pth"},
-                           store_,
-                           scheduler_};
+  Scheduler scheduler_{{}, *store_, runner_};
+  absl::Status state_room_;
+  TrainingService service_{
+      {.data_root = dir_.path() / "data",
+       .pretrained = dir_.path() / "weights.pth",
+       .find_upload =
+           [this](const std::string& id) -> absl::StatusOr<UploadedDataset> {
+         if (id != kUploadId) return NoSuchResourceError("dataset", id);
+         return UploadedDataset{dir_.path() / "data/pets", "My Pets"};
+       },
+       .check_state_room = [this] { return state_room_; }},
+      *store_,
+      scheduler_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::TrainingService::Stub> stub_;
 };
@@ -258,6 +319,147 @@ TEST_F(TrainingServiceTest, WatcherThatLeavesIsForgotten) {
   absl::Status status;
   EXPECT_EQ(Watch(job->job_id(), 0, &status).back().job().state(),
             v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST_F(TrainingServiceTest, UploadedDatasetIsFoundByItsId) {
+  v1::StartFineTuneRequest request;
+  request.set_dataset(kUploadId);
+  const auto job = Start(request);
+  // The store refuses it: there is no such row in this test's database.
+  EXPECT_THAT(job, StatusIs(absl::StatusCode::kNotFound));
+  request.set_validate_only(true);
+  EXPECT_EQ(Start(request)->model_name(), "my-pets");
+}
+
+TEST_F(TrainingServiceTest, RepeatedRequestIdGivesTheSameJobOrIsRefused) {
+  v1::StartFineTuneRequest request;
+  request.set_dataset("pets");
+  request.set_request_id("3f0c");
+  (*request.mutable_labels())["team"] = "a";
+  (*request.mutable_labels())["run"] = "b";
+  const auto first = Start(request);
+  ASSERT_THAT(first, IsOk());
+  std::filesystem::rename(dir_.path() / "data/pets", dir_.path() / "data/gone");
+  EXPECT_EQ(Start(request)->job_id(), first->job_id());
+
+  request.set_model_name("other");
+  EXPECT_THAT(Start(request), StatusIs(absl::StatusCode::kAlreadyExists));
+}
+
+TEST_F(TrainingServiceTest, ValidationAnswersWithTheScanAndStartsNothing) {
+  v1::StartFineTuneRequest request;
+  request.set_dataset("pets");
+  request.set_validate_only(true);
+  const auto job = Start(request);
+  ASSERT_THAT(job, IsOk());
+  EXPECT_EQ(job->dataset_stats().train_images(), 7);
+  EXPECT_EQ(job->hyper_parameters().epochs(), 5);
+  EXPECT_EQ(job->job_id(), "");
+  EXPECT_EQ(List({})->jobs_size(), 0);
+}
+
+TEST_F(TrainingServiceTest, WhatTheCallerSetIsEchoedAndOutOfRangeNamed) {
+  v1::StartFineTuneRequest request;
+  request.set_dataset("pets");
+  request.set_hold_promotion(true);
+  (*request.mutable_labels())["team"] = "a";
+  request.mutable_max_run_duration()->set_seconds(60);
+  const auto job = Start(request);
+  ASSERT_THAT(job, IsOk());
+  EXPECT_TRUE(job->hold_promotion());
+  EXPECT_EQ(job->labels().at("team"), "a");
+  EXPECT_EQ(job->max_run_duration().seconds(), 60);
+
+  using R = v1::StartFineTuneRequest;
+  const std::vector<std::pair<std::string, std::function<void(R&)>>> bad = {
+      {"request_id", [](R& r) { r.set_request_id(std::string(129, 'x')); }},
+      {"request_id", [](R& r) { r.set_request_id("a b"); }},
+      {"labels", [](R& r) { (*r.mutable_labels())["A"] = ""; }},
+      {"labels", [](R& r) { (*r.mutable_labels())[""] = ""; }},
+      {"labels[",
+       [](R& r) { (*r.mutable_labels())["a"] = std::string(257, 'x'); }},
+      {"max_run_duration",
+       [](R& r) { r.mutable_max_run_duration()->set_nanos(1); }},
+      {"max_run_duration",
+       [](R& r) { r.mutable_max_run_duration()->set_seconds(-5); }},
+  };
+  for (const auto& [field, set] : bad) {
+    v1::StartFineTuneRequest request;
+    request.set_dataset("pets");
+    set(request);
+    const auto refused = Start(request);
+    EXPECT_THAT(refused, StatusIs(absl::StatusCode::kInvalidArgument)) << field;
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr(field));
+  }
+}
+
+TEST_F(TrainingServiceTest, FullStateFolderRefusesNewJobs) {
+  state_room_ = absl::ResourceExhaustedError("full");
+  EXPECT_THAT(StartPets(), StatusIs(absl::StatusCode::kResourceExhausted));
+}
+
+TEST_F(TrainingServiceTest, JobIsCancelledResumedAndEnds) {
+  const auto job = StartPets();
+  ASSERT_THAT(job, IsOk());
+  EXPECT_THAT(Resume(job->job_id()), StatusIs(absl::StatusCode::kAborted));
+  // Not before it runs: a job cancelled in the queue has no checkpoint.
+  grpc::ClientContext context;
+  v1::WatchProgressRequest watch;
+  watch.set_job_id(job->job_id());
+  const auto reader = stub_->WatchProgress(&context, watch);
+  v1::WatchProgressResponse latest;
+  while (reader->Read(&latest) &&
+         latest.job().state() != v1::JOB_STATE_RUNNING) {
+  }
+  ASSERT_THAT(Cancel(job->job_id()), IsOk());
+  while (reader->Read(&latest)) {
+  }
+  EXPECT_THAT(FromGrpcStatus(reader->Finish()), IsOk());
+  EXPECT_EQ(latest.job().state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(Cancel(job->job_id())->state(), v1::JOB_STATE_CANCELLED);
+
+  ASSERT_THAT(Resume(job->job_id()), IsOk());
+  absl::Status status;
+  EXPECT_EQ(
+      Watch(job->job_id(), latest.sequence(), &status).back().job().state(),
+      v1::JOB_STATE_SUCCEEDED);
+  EXPECT_THAT(Resume(job->job_id()),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  for (const auto& missing : {Cancel("ft-x"), Resume("ft-x")}) {
+    EXPECT_THAT(missing, StatusIs(absl::StatusCode::kNotFound));
+  }
+}
+
+TEST_F(TrainingServiceTest, ListIsPagedAndFilteredAndChecked) {
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(StartPets(), IsOk());
+  v1::ListFineTunesRequest request;
+  request.set_page_size(2);
+  const auto first = List(request);
+  ASSERT_THAT(first, IsOk());
+  EXPECT_EQ(first->jobs_size(), 2);
+  request.set_page_token(first->next_page_token());
+  const auto second = List(request);
+  ASSERT_THAT(second, IsOk());
+  EXPECT_EQ(second->jobs_size(), 1);
+  EXPECT_EQ(second->next_page_token(), "");
+
+  v1::ListFineTunesRequest failed;
+  failed.add_states(v1::JOB_STATE_FAILED);
+  EXPECT_EQ(List(failed)->jobs_size(), 0);
+
+  using R = v1::ListFineTunesRequest;
+  const std::vector<std::function<void(R&)>> bad = {
+      [](R& r) { r.set_page_size(-1); },
+      [](R& r) { r.set_page_size(101); },
+      [](R& r) { r.set_page_token("x'; DROP TABLE jobs"); },
+      [](R& r) { r.add_states(static_cast<v1::JobState>(99)); },
+      [](R& r) { r.add_states(v1::JOB_STATE_UNSPECIFIED); },
+  };
+  for (const auto& set : bad) {
+    v1::ListFineTunesRequest wrong;
+    set(wrong);
+    EXPECT_THAT(List(wrong), StatusIs(absl::StatusCode::kInvalidArgument));
+  }
 }
 
 }  // namespace

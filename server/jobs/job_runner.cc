@@ -1,0 +1,159 @@
+#include "server/jobs/job_runner.h"
+
+#include <exception>
+#include <system_error>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "server/jobs/job_changes.h"
+#include "spdlog/spdlog.h"
+
+namespace finetune {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kMaxRestarts = 3;
+constexpr char kCheckpointsDir[] = "checkpoints";
+
+void Warn(const absl::Status& status) {
+  if (!status.ok()) spdlog::warn("{}", status.ToString());
+}
+
+}  // namespace
+
+JobRunner::JobRunner(fs::path jobs_dir, trainer::TrainerSpec defaults,
+                     JobStore& store, TrainFn train, PublishFn publish)
+    : jobs_dir_(std::move(jobs_dir)),
+      defaults_(std::move(defaults)),
+      store_(store),
+      train_(std::move(train)),
+      publish_(std::move(publish)) {}
+
+absl::Status JobRunner::Run(const v1::FineTuneJob& job,
+                            const std::stop_token& stop) try {
+  RETURN_IF_ERROR(Train(job, stop));
+  return Publish(job.job_id());
+} catch (const std::exception& e) {
+  return absl::InternalError(e.what());
+}
+
+absl::Status JobRunner::Train(const v1::FineTuneJob& job,
+                              const std::stop_token& stop) {
+  for (int restarts = job.trainer_restarts();; ++restarts) {
+    const absl::Status status = TrainOnce(job, stop);
+    if (!absl::IsAborted(status) || stop.stop_requested()) return status;
+    if (restarts >= kMaxRestarts) {
+      return absl::InternalError(absl::StrCat(status.message(),
+                                              "; it had been started again ",
+                                              restarts, " times"));
+    }
+    Warn(status);
+    Warn(store_.Record(job.job_id(), [&](v1::FineTuneJob& record) {
+      record.set_trainer_restarts(restarts + 1);
+      AddEvent(absl::StrCat(status.message(), "; started again (", restarts + 1,
+                            " of ", kMaxRestarts, ")"),
+               record);
+      return absl::OkStatus();
+    }));
+  }
+}
+
+absl::Status JobRunner::TrainOnce(const v1::FineTuneJob& job,
+                                  const std::stop_token& stop) {
+  const fs::path job_dir = jobs_dir_ / job.job_id();
+  ASSIGN_OR_RETURN(const fs::path dataset_dir,
+                   store_.DatasetDirOf(job.job_id()));
+  RETURN_IF_ERROR(MakeFolders(job_dir));
+  return train_(
+      job_dir, SpecOf(job, dataset_dir, job_dir),
+      [&](const trainer::TrainerEvent& event) { Take(job.job_id(), event); },
+      stop);
+}
+
+void JobRunner::Take(const std::string& job_id,
+                     const trainer::TrainerEvent& event) {
+  const auto apply = [&event](v1::FineTuneJob& record) {
+    Apply(event, record);
+    return absl::OkStatus();
+  };
+  const absl::StatusOr<v1::FineTuneJob> before = store_.Get(job_id);
+  Warn(before.ok() && !IsMilestone(event, *before)
+           ? store_.Report(job_id, apply)
+           : store_.Record(job_id, apply));
+}
+
+// The model and the job's success: both or neither.
+absl::Status JobRunner::Publish(const std::string& job_id) {
+  ASSIGN_OR_RETURN(const v1::FineTuneJob job, store_.Get(job_id));
+  ASSIGN_OR_RETURN(const Publication publication,
+                   publish_(job, jobs_dir_ / job_id / "model"));
+  absl::Status status = store_.Commit(
+      job_id,
+      [&](v1::FineTuneJob& record) {
+        return Succeed(publication.model, record);
+      },
+      publication.joint);
+  if (!status.ok()) publication.discard();
+  return status;
+}
+
+absl::StatusOr<v1::FineTuneJob> JobRunner::Validate(
+    const JobRequest& request, const std::stop_token& stop) {
+  const std::string folder = absl::StrCat("validate-", NewJobId());
+  const absl::Cleanup clean_up = [&] { Forget(folder); };
+  const fs::path dir = jobs_dir_ / folder;
+  RETURN_IF_ERROR(MakeFolders(dir));
+  v1::FineTuneJob job = request.job;
+  trainer::TrainerSpec spec = SpecOf(job, request.origin.dataset_dir, dir);
+  spec.set_validate_only(true);
+  RETURN_IF_ERROR(train_(
+      dir, spec,
+      [&job](const trainer::TrainerEvent& event) {
+        if (event.has_dataset_stats()) {
+          *job.mutable_dataset_stats() = event.dataset_stats();
+        }
+      },
+      stop));
+  return job;
+}
+
+bool JobRunner::HasCheckpoint(const std::string& job_id) const {
+  std::error_code ignored;
+  for (const auto& entry :
+       fs::directory_iterator(jobs_dir_ / job_id / kCheckpointsDir, ignored)) {
+    if (entry.path().extension() != ".tmp") return true;
+  }
+  return false;
+}
+
+void JobRunner::Forget(const std::string& job_id) {
+  std::error_code error;
+  fs::remove_all(jobs_dir_ / job_id, error);
+  if (error) spdlog::warn("remove job {}: {}", job_id, error.message());
+}
+
+void JobRunner::ForgetStrangers() {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(jobs_dir_, ignored)) {
+    const std::string name = entry.path().filename();
+    if (absl::IsNotFound(store_.Get(name).status())) Forget(name);
+  }
+}
+
+trainer::TrainerSpec JobRunner::SpecOf(const v1::FineTuneJob& job,
+                                       const fs::path& dataset_dir,
+                                       const fs::path& job_dir) const {
+  trainer::TrainerSpec spec = defaults_;
+  *spec.mutable_hyper_parameters() = job.hyper_parameters();
+  spec.set_dataset_dir(dataset_dir);
+  spec.set_model_dir(job_dir / "model");
+  spec.set_checkpoint_dir(job_dir / kCheckpointsDir);
+  spec.set_job_id(job.job_id());
+  return spec;
+}
+
+}  // namespace finetune

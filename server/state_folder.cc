@@ -1,0 +1,78 @@
+#include "server/state_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "common/file.h"
+#include "common/status_macros.h"
+
+namespace finetune {
+namespace {
+
+uint64_t BytesBelow(const std::filesystem::path& dir) {
+  uint64_t bytes = 0;
+  std::error_code error;
+  for (std::filesystem::recursive_directory_iterator it(dir, error), end;
+       !error && it != end; it.increment(error)) {
+    std::error_code vanished;
+    const bool is_file = it->is_regular_file(vanished);
+    const uint64_t size = is_file ? it->file_size(vanished) : 0;
+    if (!vanished) bytes += size;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+// Keeps other servers away while it lives.
+class StateFolder::Lock {
+ public:
+  static absl::StatusOr<std::shared_ptr<Lock>> Take(
+      const std::filesystem::path& folder) {
+    const std::filesystem::path path = folder / "lock";
+    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("open ", path.native()));
+    }
+    auto lock = std::make_shared<Lock>(fd);
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return lock;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "another finetuned uses the state folder ", folder.native()));
+  }
+
+  explicit Lock(int fd) : fd_(fd) {}
+  ~Lock() { close(fd_); }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+
+ private:
+  const int fd_;
+};
+
+absl::StatusOr<std::unique_ptr<StateFolder>> StateFolder::Open(
+    const std::filesystem::path& path) {
+  RETURN_IF_ERROR(MakeFolders(path));
+  auto folder = std::unique_ptr<StateFolder>(new StateFolder(path));
+  ASSIGN_OR_RETURN(folder->lock_, Lock::Take(path));
+  ASSIGN_OR_RETURN(folder->database_, Database::Open(path / "finetuned.db"));
+  ASSIGN_OR_RETURN(folder->jobs_, JobStore::Open(*folder->database_));
+  ASSIGN_OR_RETURN(folder->models_,
+                   ModelRegistry::Open(path / "models", *folder->database_));
+  return folder;
+}
+
+absl::Status StateFolder::CheckRoom(uint64_t max_bytes) const {
+  if (max_bytes == 0) return absl::OkStatus();
+  const uint64_t used =
+      BytesBelow(path_ / "jobs") + BytesBelow(path_ / "models");
+  if (used < max_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the state folder holds ", used, " bytes, at the limit of ",
+                   max_bytes, " (--max_state_bytes)"));
+}
+
+}  // namespace finetune
