@@ -197,6 +197,7 @@ const std::string& Server::address() const { return rooms_->address; }
 void Server::Shutdown() {
   rooms_->grpc_server->GetHealthCheckService()->Shutdown();
   rooms_->scheduler.Shutdown();
+  rooms_->state->jobs().EndWatches();
   rooms_->batcher.Shutdown();
   rooms_->grpc_server->Shutdown(std::chrono::system_clock::now() +
                                 kStreamGrace);

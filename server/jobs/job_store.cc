@@ -228,6 +228,10 @@ absl::StatusOr<uint64_t> JobStore::Watch(const std::string& job_id,
                                          WatchFn watch) {
   const MutexLock lock(mu_);
   ASSIGN_OR_RETURN(const Snapshot latest, SnapshotOf(job_id));
+  if (watching_ended_) {
+    return RetryAfter(absl::UnavailableError("the server is shutting down"),
+                      absl::Seconds(10));
+  }
   if (latest->sequence() > after_sequence ||
       IsTerminal(latest->job().state())) {
     watch(latest);
@@ -242,6 +246,15 @@ void JobStore::Unwatch(const std::string& job_id, uint64_t watch_id) {
   const MutexLock lock(mu_);
   const auto live = live_.find(job_id);
   if (live != live_.end()) live->second.watches.erase(watch_id);
+}
+
+void JobStore::EndWatches() {
+  const MutexLock lock(mu_);
+  watching_ended_ = true;
+  for (auto& [job_id, live] : live_) {
+    for (const auto& [id, watch] : live.watches) watch(nullptr);
+    live.watches.clear();
+  }
 }
 
 absl::StatusOr<std::vector<std::string>> JobStore::Trim(size_t max_jobs) {

@@ -46,7 +46,8 @@ class JobStore {
   using Snapshot = std::shared_ptr<const v1::WatchProgressResponse>;
 
   // Told of a job's changes one after another, on whichever thread made them
-  // and with the store locked: must not block, nor call the store.
+  // and with the store locked: must not block, nor call the store. Null: there
+  // will be no more, see EndWatches.
   using WatchFn = std::function<void(const Snapshot&)>;
 
   // Changes the job, or refuses to with an error, which leaves it as it was.
@@ -110,7 +111,8 @@ class JobStore {
 
   // Calls `watch` for every change until Unwatch or the job's end, and at once
   // with the present state if its sequence is above `after_sequence` or it is
-  // terminal. Returns the watch's id, or NOT_FOUND.
+  // terminal. Returns the watch's id, or NOT_FOUND; UNAVAILABLE after
+  // EndWatches.
   absl::StatusOr<uint64_t> Watch(const std::string& job_id,
                                  uint64_t after_sequence, WatchFn watch)
       ABSL_LOCKS_EXCLUDED(mu_);
@@ -118,6 +120,9 @@ class JobStore {
   // When this returns, the watch's function neither runs nor will.
   void Unwatch(const std::string& job_id, uint64_t watch_id)
       ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Ends all watches, as the server does. Idempotent.
+  void EndWatches() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Forgets the oldest jobs that have ended, above `max_jobs`. Returns their
   // ids.
@@ -149,6 +154,7 @@ class JobStore {
 
   Database& database_;
   mutable Mutex mu_;  // Taken before the database's.
+  bool watching_ended_ ABSL_GUARDED_BY(mu_) = false;
   uint64_t next_watch_ ABSL_GUARDED_BY(mu_) = 1;
   std::map<std::string, Live> live_ ABSL_GUARDED_BY(mu_);
 };

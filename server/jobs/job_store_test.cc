@@ -133,6 +133,21 @@ TEST_F(JobStoreTest, NothingIsToldAfterUnwatch) {
   EXPECT_TRUE(recorder.sequences().empty());
 }
 
+TEST_F(JobStoreTest, WatchesAreToldOfTheEndAndNoneBeginAfterIt) {
+  Add("a");
+  int ends = 0;
+  ASSERT_THAT(store_->Watch("a", 1,
+                            [&](const JobStore::Snapshot& latest) {
+                              ends += latest == nullptr;
+                            }),
+              IsOk());
+  store_->EndWatches();
+  store_->EndWatches();
+  EXPECT_EQ(ends, 1);
+  EXPECT_THAT(store_->Watch("a", 1, nullptr),
+              StatusIs(absl::StatusCode::kUnavailable));
+}
+
 TEST_F(JobStoreTest, WhatWasCommittedIsThereAfterARestart) {
   Add("a");
   ASSERT_THAT(

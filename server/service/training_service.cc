@@ -99,6 +99,10 @@ class Watcher final
   void Offer(const JobStore::Snapshot& latest) ABSL_LOCKS_EXCLUDED(mu_) {
     const MutexLock lock(mu_);
     if (finished_) return;
+    if (latest == nullptr) {
+      return FinishOnce(
+          ToGrpcStatus(absl::UnavailableError("the server is shutting down")));
+    }
     if (latest->sequence() <= after_sequence_) {  // It had the job's end.
       return FinishOnce(grpc::Status::OK);
     }
