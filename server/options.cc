@@ -22,6 +22,92 @@ fs::path FolderOfThisProgram() {
   return fs::read_symlink("/proc/self/exe", ignored).parent_path();
 }
 
+// add(name, environment variable, value, help): an option with its default.
+struct Adder {
+  CLI::App& app;
+
+  CLI::Option* operator()(const char* name, const char* variable, auto& value,
+                          const char* help) const {
+    return app.add_option(name, value, help)
+        ->envname(variable)
+        ->capture_default_str();
+  }
+};
+
+void AddListening(CLI::App& app, const Adder& add, ServerOptions& options) {
+  add("--address", "FINETUNED_ADDRESS", options.address,
+      "HOST:PORT to listen on; port 0 takes a free one. Other machines can "
+      "reach it only with TLS and with tokens or client certificates");
+  add("--token_file", "FINETUNED_TOKEN_FILE", options.token_file,
+      "Who may call: lines `admin TOKEN` or `classify TOKEN`");
+  add("--tls_cert", "FINETUNED_TLS_CERT", options.tls_cert,
+      "The server's certificate and its issuers, PEM; read again on change");
+  add("--tls_key", "FINETUNED_TLS_KEY", options.tls_key,
+      "The certificate's key, PEM without a password");
+  add("--tls_client_ca", "FINETUNED_TLS_CLIENT_CA", options.tls_client_ca,
+      "Clients must show a certificate of these issuers, PEM");
+  app.add_flag("--insecure_bind", options.insecure_bind,
+               "Let other machines in without TLS or without tokens")
+      ->envname("FINETUNED_INSECURE_BIND");
+  add("--max_message_bytes", "FINETUNED_MAX_MESSAGE_BYTES",
+      options.max_message_bytes, "Bytes of a whole request")
+      ->check(CLI::Range(1 << 16, 1 << 30));
+  add("--max_receive_bytes", "FINETUNED_MAX_RECEIVE_BYTES",
+      options.max_receive_bytes,
+      "Bytes of all requests that are arriving, at least 4 of the largest")
+      ->check(CLI::Range(size_t{1} << 20, size_t{1} << 40));
+  add("--max_metadata_bytes", "FINETUNED_MAX_METADATA_BYTES",
+      options.max_metadata_bytes, "Bytes of a call's headers")
+      ->check(CLI::Range(1 << 10, 1 << 20));
+  add("--max_concurrent_streams", "FINETUNED_MAX_CONCURRENT_STREAMS",
+      options.max_concurrent_streams, "Calls at once on one connection")
+      ->check(CLI::Range(1, 1'000'000));
+}
+
+void AddJobs(const Adder& add, ServerOptions& options) {
+  add("--trainer", "FINETUNED_TRAINER", options.trainer,
+      "The finetune-trainer program");
+  add("--max_queued_jobs", "FINETUNED_MAX_QUEUED_JOBS", options.max_queued_jobs,
+      "Jobs that may wait; more are refused")
+      ->check(CLI::Range(1, 100'000));
+  add("--max_running_jobs", "FINETUNED_MAX_RUNNING_JOBS",
+      options.max_running_jobs, "Jobs that train at once")
+      ->check(CLI::Range(1, 64));
+  add("--checkpoint_interval", "FINETUNED_CHECKPOINT_INTERVAL",
+      options.checkpoint_interval, "Seconds between a job's checkpoints")
+      ->check(CLI::Range(1, 86'400));
+  add("--max_uploads", "FINETUNED_MAX_UPLOADS", options.max_uploads,
+      "Data sets that arrive at once; more are refused")
+      ->check(CLI::Range(1, 1000));
+  add("--max_upload_bytes", "FINETUNED_MAX_UPLOAD_BYTES",
+      options.max_upload_bytes, "Bytes of an uploaded archive")
+      ->check(CLI::Range(uint64_t{1} << 10, uint64_t{1} << 45));
+  add("--max_state_bytes", "FINETUNED_MAX_STATE_BYTES", options.max_state_bytes,
+      "Bytes of the state folder, beyond which nothing is accepted; 0: any")
+      ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 50));
+}
+
+void AddClassify(const Adder& add, ServerOptions& options) {
+  add("--max_images", "FINETUNED_MAX_IMAGES", options.max_images,
+      "Images in a Classify request")
+      ->check(CLI::Range(1, 10'000));
+  add("--max_image_bytes", "FINETUNED_MAX_IMAGE_BYTES", options.max_image_bytes,
+      "Bytes of an encoded image to classify")
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 30));
+  add("--max_image_pixels", "FINETUNED_MAX_IMAGE_PIXELS",
+      options.max_image_pixels, "Pixels of an image, checked before decoding")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  add("--max_batch", "FINETUNED_MAX_BATCH", options.max_batch,
+      "Images in one forward pass")
+      ->check(CLI::Range(1, 1024));
+  add("--max_queued_images", "FINETUNED_MAX_QUEUED_IMAGES",
+      options.max_queued_images, "Images that may wait; more are refused")
+      ->check(CLI::Range(1, 1'000'000));
+  add("--max_loaded_models", "FINETUNED_MAX_LOADED_MODELS",
+      options.max_loaded_models, "Models kept in memory, 45 MB each")
+      ->check(CLI::Range(1, 1000));
+}
+
 }  // namespace
 
 ServerOptions::ServerOptions()
@@ -34,15 +120,9 @@ ServerOptions::ServerOptions()
       trainer(FolderOfThisProgram() / "finetune-trainer") {}
 
 void AddServerOptions(CLI::App& app, ServerOptions& options) {
-  const auto add = [&app](const char* name, const char* variable, auto& value,
-                          const char* help) {
-    return app.add_option(name, value, help)
-        ->envname(variable)
-        ->capture_default_str();
-  };
+  const Adder add{app};
   app.set_config("--config", "", "File of settings, one `name = value` a line");
-  add("--address", "FINETUNED_ADDRESS", options.address,
-      "HOST:PORT to listen on; port 0 takes a free one");
+  AddListening(app, add, options);
   add("--state_dir", "FINETUNED_STATE_DIR", options.state_dir,
       "Folder for jobs and models; created if absent");
   add("--data_root", "FINETUNED_DATA_ROOT", options.data_root,
@@ -58,32 +138,8 @@ void AddServerOptions(CLI::App& app, ServerOptions& options) {
   add("--decode_threads", "FINETUNED_DECODE_THREADS", options.decode_threads,
       "CPU threads that prepare a trainer's images")
       ->check(CLI::Range(1, 1024));
-  add("--max_queued_jobs", "FINETUNED_MAX_QUEUED_JOBS", options.max_queued_jobs,
-      "Jobs that may wait; more are refused")
-      ->check(CLI::Range(1, 100'000));
-  add("--max_images", "FINETUNED_MAX_IMAGES", options.max_images,
-      "Images in a Classify request")
-      ->check(CLI::Range(1, 10'000));
-  add("--max_image_bytes", "FINETUNED_MAX_IMAGE_BYTES", options.max_image_bytes,
-      "Bytes of an encoded image to classify")
-      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 30));
-  add("--max_image_pixels", "FINETUNED_MAX_IMAGE_PIXELS",
-      options.max_image_pixels, "Pixels of an image, checked before decoding")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
-  add("--max_message_bytes", "FINETUNED_MAX_MESSAGE_BYTES",
-      options.max_message_bytes, "Bytes of a whole request")
-      ->check(CLI::Range(1 << 16, 1 << 30));
-  add("--max_batch", "FINETUNED_MAX_BATCH", options.max_batch,
-      "Images in one forward pass")
-      ->check(CLI::Range(1, 1024));
-  add("--max_queued_images", "FINETUNED_MAX_QUEUED_IMAGES",
-      options.max_queued_images, "Images that may wait; more are refused")
-      ->check(CLI::Range(1, 1'000'000));
-  add("--max_loaded_models", "FINETUNED_MAX_LOADED_MODELS",
-      options.max_loaded_models, "Models kept in memory, 45 MB each")
-      ->check(CLI::Range(1, 1000));
-  add("--trainer", "FINETUNED_TRAINER", options.trainer,
-      "The finetune-trainer program");
+  AddJobs(add, options);
+  AddClassify(add, options);
 }
 
 }  // namespace finetune

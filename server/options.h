@@ -13,21 +13,36 @@ namespace finetune {
 
 struct ServerOptions {
   std::string address = "127.0.0.1:50051";  // HOST:PORT; port 0: a free one.
-  std::filesystem::path state_dir;          // Jobs and models. Created.
-  std::filesystem::path data_root = ".";    // Data sets are below it.
-  std::filesystem::path pretrained;         // ResNet18's ImageNet weights.
-  std::string device = "auto";              // As ResolveDevice.
-  int threads;                              // CPU threads, >= 1.
-  int decode_threads;                       // Of a trainer, >= 1.
+  // Who may call; empty: nothing is asked for. As Authorizer, MakeServer-
+  // Credentials and CheckBinding.
+  std::filesystem::path token_file;
+  std::filesystem::path tls_cert;
+  std::filesystem::path tls_key;
+  std::filesystem::path tls_client_ca;
+  bool insecure_bind = false;             // Open to the network without either.
+  std::filesystem::path state_dir;        // Jobs and models. Created.
+  std::filesystem::path data_root = ".";  // Data sets are below it.
+  std::filesystem::path pretrained;       // ResNet18's ImageNet weights.
+  std::string device = "auto";            // As ResolveDevice.
+  int threads;                            // CPU threads, >= 1.
+  int decode_threads;                     // Of a trainer, >= 1.
   size_t max_queued_jobs = 16;
-  int max_images = 64;                    // In a Classify request.
-  uint64_t max_image_bytes = 16 << 20;    // Each, encoded.
-  int64_t max_image_pixels = 64'000'000;  // Each, decoded.
-  int max_message_bytes = 64 << 20;       // A whole request.
-  size_t max_batch = 32;                  // Images in a forward pass.
-  size_t max_queued_images = 512;         // Waiting for one.
-  size_t max_loaded_models = 8;           // In memory, 45 MB each.
-  std::filesystem::path trainer;          // The finetune-trainer binary.
+  int max_running_jobs = 1;      // Trainers at once, >= 1.
+  int checkpoint_interval = 60;  // Of a trainer, in seconds, >= 1.
+  int max_uploads = 4;           // Data sets that arrive at once, >= 1.
+  uint64_t max_upload_bytes = uint64_t{10} << 30;  // Of one archive.
+  uint64_t max_state_bytes = uint64_t{100} << 30;  // state_dir; 0: no limit.
+  int max_images = 64;                             // In a Classify request.
+  uint64_t max_image_bytes = 16 << 20;             // Each, encoded.
+  int64_t max_image_pixels = 64'000'000;           // Each, decoded.
+  int max_message_bytes = 64 << 20;                // A whole request.
+  size_t max_receive_bytes = 1 << 30;  // Requests that are arriving.
+  int max_metadata_bytes = 8 << 10;    // A call's headers.
+  int max_concurrent_streams = 1000;   // Calls on one connection.
+  size_t max_batch = 32;               // Images in a forward pass.
+  size_t max_queued_images = 512;      // Waiting for one.
+  size_t max_loaded_models = 8;        // In memory, 45 MB each.
+  std::filesystem::path trainer;       // The finetune-trainer binary.
 
   // Defaults that depend on the machine: the number of cores, the user's
   // folders, where this program is.

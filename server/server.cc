@@ -1,8 +1,10 @@
 #include "server/server.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
@@ -18,7 +20,9 @@
 #include "server/jobs/scheduler.h"
 #include "server/jobs/trainer_process.h"
 #include "server/model/device.h"
+#include "server/service/authorizer.h"
 #include "server/service/inference_service.h"
+#include "server/service/listening.h"
 #include "server/service/training_service.h"
 #include "server/state_folder.h"
 #include "spdlog/spdlog.h"
@@ -26,6 +30,7 @@
 namespace finetune {
 namespace {
 
+constexpr size_t kMinMessagesAtOnce = 4;  // Room for so many large requests.
 constexpr auto kStreamGrace = std::chrono::seconds(5);
 
 trainer::TrainerSpec TrainerDefaults(const ServerOptions& options,
@@ -36,14 +41,38 @@ trainer::TrainerSpec TrainerDefaults(const ServerOptions& options,
   spec.set_threads(options.threads);
   spec.set_decode_threads(options.decode_threads);
   spec.set_max_image_pixels(options.max_image_pixels);
+  spec.mutable_checkpoint_interval()->set_seconds(options.checkpoint_interval);
   return spec;
+}
+
+ListenOptions ToListenOptions(const ServerOptions& options) {
+  return {
+      .address = options.address,
+      .tls = {.certificate = options.tls_cert,
+              .key = options.tls_key,
+              .client_ca = options.tls_client_ca},
+      .has_tokens = !options.token_file.empty(),
+      .insecure_bind = options.insecure_bind,
+      .max_message_bytes = options.max_message_bytes,
+      .max_receive_bytes = std::max(
+          options.max_receive_bytes,
+          kMinMessagesAtOnce * static_cast<size_t>(options.max_message_bytes)),
+      .max_metadata_bytes = options.max_metadata_bytes,
+      .max_concurrent_streams = options.max_concurrent_streams};
+}
+
+absl::StatusOr<std::unique_ptr<Authorizer>> OpenAuthorizer(
+    const std::filesystem::path& token_file) {
+  if (token_file.empty()) return std::make_unique<Authorizer>();
+  return Authorizer::Open(token_file);
 }
 
 }  // namespace
 
 struct Server::Rooms {
   Rooms(const ServerOptions& options, std::string device_name,
-        std::unique_ptr<StateFolder> state_folder);
+        std::unique_ptr<StateFolder> state_folder,
+        std::unique_ptr<Authorizer> gatekeeper);
 
   absl::Status Listen(const ServerOptions& options);
 
@@ -56,6 +85,7 @@ struct Server::Rooms {
   void ServeDefaultModel();
 
   const std::string device;
+  const std::unique_ptr<Authorizer> authorizer;
   std::string address;
   const std::unique_ptr<StateFolder> state;
   ModelCache models;
@@ -68,8 +98,10 @@ struct Server::Rooms {
 };
 
 Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
-                     std::unique_ptr<StateFolder> state_folder)
+                     std::unique_ptr<StateFolder> state_folder,
+                     std::unique_ptr<Authorizer> gatekeeper)
     : device(std::move(device_name)),
+      authorizer(std::move(gatekeeper)),
       state(std::move(state_folder)),
       models(
           options.max_loaded_models,
@@ -95,8 +127,9 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
           [this](const auto& job, const auto& model_dir) {
             return Prepare(job, model_dir);
           }),
-      scheduler({.max_waiting = options.max_queued_jobs}, state->jobs(),
-                runner),
+      scheduler({.max_waiting = options.max_queued_jobs,
+                 .max_running = static_cast<size_t>(options.max_running_jobs)},
+                state->jobs(), runner),
       training_service(
           {.data_root = options.data_root,
            .pretrained = options.pretrained,
@@ -105,11 +138,13 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
              return NoSuchResourceError("dataset", id);
            },
            .check_state_room =
-               [this] { return state->CheckRoom(/*max_bytes=*/0); }},
-          state->jobs(), scheduler),
+               [this, max_bytes = options.max_state_bytes] {
+                 return state->CheckRoom(max_bytes);
+               }},
+          state->jobs(), scheduler, *authorizer),
       inference_service({.max_images = options.max_images,
                          .max_image_bytes = options.max_image_bytes},
-                        state->models(), models, batcher) {}
+                        state->models(), models, batcher, *authorizer) {}
 
 absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);
@@ -119,11 +154,7 @@ absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(),
-                           &port);
-  // Else a second server would share the port and take half of the calls.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  RETURN_IF_ERROR(ConfigureListening(ToListenOptions(options), builder, &port));
   builder.RegisterService(&training_service);
   builder.RegisterService(&inference_service);
   grpc_server = builder.BuildAndStart();
@@ -132,7 +163,9 @@ absl::Status Server::Rooms::Listen(const ServerOptions& options) {
         absl::StrCat("cannot listen on ", options.address));
   }
   const size_t host = options.address.rfind(':');
-  address = absl::StrCat(options.address.substr(0, host), ":", port);
+  address = absl::StartsWith(options.address, "unix")
+                ? options.address
+                : absl::StrCat(options.address.substr(0, host), ":", port);
   ServeDefaultModel();
   return absl::OkStatus();
 }
@@ -178,9 +211,10 @@ void Server::Rooms::ServeDefaultModel() {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options) {
   ASSIGN_OR_RETURN(std::string device, ResolveDevice(options.device));
+  ASSIGN_OR_RETURN(auto authorizer, OpenAuthorizer(options.token_file));
   ASSIGN_OR_RETURN(auto state, StateFolder::Open(options.state_dir));
-  auto rooms =
-      std::make_unique<Rooms>(options, std::move(device), std::move(state));
+  auto rooms = std::make_unique<Rooms>(options, std::move(device),
+                                       std::move(state), std::move(authorizer));
   RETURN_IF_ERROR(rooms->Listen(options));
   rooms->scheduler.Start();
   spdlog::info("serving on {}, device {}, state in {}", rooms->address,

@@ -16,9 +16,11 @@ class Server {
  public:
   // Listens when this returns OK. Errors are for an operator: one clear line.
   //
-  // FAILED_PRECONDITION if the device is absent or another server uses the
-  // state folder; UNAVAILABLE if the address cannot be bound; others as the
-  // file system gives them.
+  // FAILED_PRECONDITION if the device is absent, another server uses the state
+  // folder, the address is open to other machines without TLS and tokens, or
+  // the TLS files are broken; INVALID_ARGUMENT if the token file is;
+  // UNAVAILABLE if the address cannot be bound; others as the file system gives
+  // them.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       const ServerOptions& options);
 

@@ -12,11 +12,13 @@ namespace finetune {
 
 InferenceService::InferenceService(ClassifyLimits limits,
                                    const ModelRegistry& registry,
-                                   ModelCache& models, Batcher& batcher)
+                                   ModelCache& models, Batcher& batcher,
+                                   const Authorizer& authorizer)
     : limits_(limits),
       registry_(registry),
       models_(models),
-      batcher_(batcher) {}
+      batcher_(batcher),
+      authorizer_(authorizer) {}
 
 absl::StatusOr<ClassifyWork> InferenceService::ToWork(
     const v1::ClassifyRequest& request) {
@@ -31,6 +33,7 @@ absl::StatusOr<ClassifyWork> InferenceService::ToWork(
 grpc::ServerUnaryReactor* InferenceService::Classify(
     grpc::CallbackServerContext* context, const v1::ClassifyRequest* request,
     v1::ClassifyResponse* response) {
+  if (auto* no = Refuse(authorizer_, context, Role::kClassify)) return no;
   // gRPC keeps request, response, context and reactor alive until Finish.
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   absl::StatusOr<ClassifyWork> work = ToWork(*request);

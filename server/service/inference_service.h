@@ -9,6 +9,7 @@
 #include "server/inference/batcher.h"
 #include "server/inference/model_cache.h"
 #include "server/model/registry.h"
+#include "server/service/authorizer.h"
 #include "server/service/convert_inference.h"
 
 namespace finetune {
@@ -17,7 +18,8 @@ class InferenceService final : public v1::InferenceService::CallbackService {
  public:
   // Owns no room; all must outlive the gRPC server.
   InferenceService(ClassifyLimits limits, const ModelRegistry& registry,
-                   ModelCache& models, Batcher& batcher);
+                   ModelCache& models, Batcher& batcher,
+                   const Authorizer& authorizer);
 
   grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,
                                      const v1::ClassifyRequest* request,
@@ -30,6 +32,7 @@ class InferenceService final : public v1::InferenceService::CallbackService {
   const ModelRegistry& registry_;
   ModelCache& models_;
   Batcher& batcher_;
+  const Authorizer& authorizer_;
 };
 
 }  // namespace finetune

@@ -74,8 +74,12 @@ class InferenceServiceTest : public ::testing::Test {
                        return FakeClassify;
                      }};
   Batcher batcher_{{}};
-  InferenceService service_{
-      {.max_images = 4, .max_image_bytes = 10}, *registry_, models_, batcher_};
+  const Authorizer authorizer_;  // Allows all.
+  InferenceService service_{{.max_images = 4, .max_image_bytes = 10},
+                            *registry_,
+                            models_,
+                            batcher_,
+                            authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
 };

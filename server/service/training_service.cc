@@ -133,13 +133,18 @@ class Watcher final
 }  // namespace
 
 TrainingService::TrainingService(Options options, JobStore& store,
-                                 Scheduler& scheduler)
-    : options_(std::move(options)), store_(store), scheduler_(scheduler) {}
+                                 Scheduler& scheduler,
+                                 const Authorizer& authorizer)
+    : options_(std::move(options)),
+      store_(store),
+      scheduler_(scheduler),
+      authorizer_(authorizer) {}
 
 grpc::ServerUnaryReactor* TrainingService::StartFineTune(
     grpc::CallbackServerContext* context,
     const v1::StartFineTuneRequest* request,
     v1::StartFineTuneResponse* response) {
+  if (auto* no = Refuse(authorizer_, context, Role::kAdmin)) return no;
   if (!request->validate_only()) {
     return Answer(context, Start(*request), response);
   }
@@ -182,6 +187,7 @@ absl::StatusOr<JobRequest> TrainingService::Check(
 grpc::ServerUnaryReactor* TrainingService::GetProgress(
     grpc::CallbackServerContext* context, const v1::GetProgressRequest* request,
     v1::GetProgressResponse* response) {
+  if (auto* no = Refuse(authorizer_, context, Role::kAdmin)) return no;
   return Answer(context, store_.Get(request->job_id()), response);
 }
 
@@ -189,6 +195,7 @@ grpc::ServerUnaryReactor* TrainingService::ListFineTunes(
     grpc::CallbackServerContext* context,
     const v1::ListFineTunesRequest* request,
     v1::ListFineTunesResponse* response) {
+  if (auto* no = Refuse(authorizer_, context, Role::kAdmin)) return no;
   const absl::StatusOr<ListQuery> query = ToListQuery(*request);
   if (!query.ok()) return Finish(context, query.status());
   absl::StatusOr<JobPage> page =
@@ -205,6 +212,7 @@ grpc::ServerUnaryReactor* TrainingService::CancelFineTune(
     grpc::CallbackServerContext* context,
     const v1::CancelFineTuneRequest* request,
     v1::CancelFineTuneResponse* response) {
+  if (auto* no = Refuse(authorizer_, context, Role::kAdmin)) return no;
   return Answer(context, scheduler_.Cancel(request->job_id()), response);
 }
 
@@ -212,12 +220,15 @@ grpc::ServerUnaryReactor* TrainingService::ResumeFineTune(
     grpc::CallbackServerContext* context,
     const v1::ResumeFineTuneRequest* request,
     v1::ResumeFineTuneResponse* response) {
+  if (auto* no = Refuse(authorizer_, context, Role::kAdmin)) return no;
   return Answer(context, scheduler_.Resume(request->job_id()), response);
 }
 
 grpc::ServerWriteReactor<v1::WatchProgressResponse>*
-TrainingService::WatchProgress(grpc::CallbackServerContext* /*context*/,
+TrainingService::WatchProgress(grpc::CallbackServerContext* context,
                                const v1::WatchProgressRequest* request) {
+  using Reactor = grpc::ServerWriteReactor<v1::WatchProgressResponse>;
+  if (auto* no = Refuse<Reactor>(authorizer_, context, Role::kAdmin)) return no;
   return new Watcher(store_, *request);
 }
 

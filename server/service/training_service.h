@@ -11,6 +11,7 @@
 #include "grpcpp/grpcpp.h"
 #include "server/jobs/job_store.h"
 #include "server/jobs/scheduler.h"
+#include "server/service/authorizer.h"
 #include "server/service/convert_training.h"
 
 namespace finetune {
@@ -25,8 +26,9 @@ class TrainingService final : public v1::TrainingService::CallbackService {
     std::function<absl::Status()> check_state_room;
   };
 
-  // Owns neither room; both must outlive the gRPC server.
-  TrainingService(Options options, JobStore& store, Scheduler& scheduler);
+  // Owns no room; all must outlive the gRPC server.
+  TrainingService(Options options, JobStore& store, Scheduler& scheduler,
+                  const Authorizer& authorizer);
 
   grpc::ServerUnaryReactor* StartFineTune(
       grpc::CallbackServerContext* context,
@@ -66,6 +68,7 @@ class TrainingService final : public v1::TrainingService::CallbackService {
   const Options options_;
   JobStore& store_;
   Scheduler& scheduler_;
+  const Authorizer& authorizer_;
 };
 
 }  // namespace finetune

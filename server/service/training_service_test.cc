@@ -147,6 +147,7 @@ class TrainingServiceTest : public ::testing::Test {
       }};
   Scheduler scheduler_{{}, *store_, runner_};
   absl::Status state_room_;
+  const Authorizer authorizer_;  // Allows all.
   TrainingService service_{
       {.data_root = dir_.path() / "data",
        .pretrained = dir_.path() / "weights.pth",
@@ -157,7 +158,8 @@ class TrainingServiceTest : public ::testing::Test {
        },
        .check_state_room = [this] { return state_room_; }},
       *store_,
-      scheduler_};
+      scheduler_,
+      authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::TrainingService::Stub> stub_;
 };

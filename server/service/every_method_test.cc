@@ -1,0 +1,108 @@
+// Every method that a server offers asks for a token of the right role: also
+// one that is written after this test.
+
+#include <memory>
+#include <string>
+
+#include "common/testing/status_matchers.h"
+#include "common/testing/temp_dir.h"
+#include "gmock/gmock.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "gtest/gtest.h"
+#include "server/service/inference_service.h"
+#include "server/service/testing/methods.h"
+#include "server/service/training_service.h"
+
+namespace finetune {
+namespace {
+
+using testing::CallAny;
+using ::testing::Contains;
+using testing::ExpectOfEveryMethod;
+using testing::IsOk;
+using testing::MethodsOf;
+using testing::ServicesOf;
+using testing::TempDir;
+
+constexpr char kAdminToken[] = "admin-0123456789abcdef";
+constexpr char kClassifyToken[] = "classify-0123456789abcdef";
+
+// The real services, each over rooms that hold nothing.
+class EveryMethodTest : public ::testing::Test {
+ protected:
+  EveryMethodTest() {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&training_);
+    builder.RegisterService(&inference_);
+    server_ = builder.BuildAndStart();
+    channel_ = server_->InProcessChannel({});
+  }
+
+  const TempDir dir_;
+  std::unique_ptr<Authorizer> authorizer_ = *Authorizer::Open(dir_.Write(
+      "tokens",
+      std::string("admin ") + kAdminToken + "\nclassify " + kClassifyToken));
+  const std::unique_ptr<Database> database_ =
+      *Database::Open(dir_.path() / "db");
+  const std::unique_ptr<ModelRegistry> registry_ =
+      *ModelRegistry::Open(dir_.path() / "models", *database_);
+  ModelCache models_{1, [](const v1::Model&) {
+                       return absl::UnimplementedError("no models here");
+                     }};
+  Batcher batcher_{{}};
+  const std::unique_ptr<JobStore> store_ = *JobStore::Open(*database_);
+  JobRunner runner_{dir_.path() / "jobs", trainer::TrainerSpec(), *store_,
+                    [](const auto&...) { return absl::OkStatus(); },
+                    [](const auto&...) { return Publication(); }};
+  Scheduler scheduler_{{}, *store_, runner_};
+  TrainingService training_{{}, *store_, scheduler_, *authorizer_};
+  InferenceService inference_{{}, *registry_, models_, batcher_, *authorizer_};
+  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST_F(EveryMethodTest, ServicesAreFoundByReflection) {
+  EXPECT_THAT(ServicesOf(channel_), Contains("finetune.v1.TrainingService"));
+  EXPECT_THAT(ServicesOf(channel_), Contains("finetune.v1.InferenceService"));
+  EXPECT_THAT(MethodsOf("finetune.v1.TrainingService"),
+              Contains("/finetune.v1.TrainingService/WatchProgress"));
+}
+
+TEST_F(EveryMethodTest, RefusesACallWithoutAToken) {
+  ExpectOfEveryMethod(channel_, Role::kClassify, "",
+                      absl::StatusCode::kUnauthenticated);
+}
+
+TEST_F(EveryMethodTest, RefusesAnUnknownToken) {
+  ExpectOfEveryMethod(channel_, Role::kClassify, "unknown-0123456789abcdef",
+                      absl::StatusCode::kUnauthenticated);
+}
+
+TEST_F(EveryMethodTest, OfAnAdminServiceRefusesATokenToClassify) {
+  ExpectOfEveryMethod(channel_, Role::kAdmin, kClassifyToken,
+                      absl::StatusCode::kPermissionDenied);
+}
+
+TEST_F(EveryMethodTest, RightTokenGetsThrough) {
+  EXPECT_EQ(
+      CallAny(channel_, "/finetune.v1.TrainingService/GetProgress", kAdminToken)
+          .code(),
+      absl::StatusCode::kNotFound);
+  EXPECT_EQ(CallAny(channel_, "/finetune.v1.TrainingService/WatchProgress",
+                    kAdminToken)
+                .code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(CallAny(channel_, "/finetune.v1.InferenceService/Classify",
+                    kClassifyToken)
+                .code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(EveryMethodTest, HealthIsOpenToProbes) {
+  EXPECT_THAT(CallAny(channel_, "/grpc.health.v1.Health/Check", ""), IsOk());
+}
+
+}  // namespace
+}  // namespace finetune
