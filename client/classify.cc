@@ -117,7 +117,7 @@ class Classifier {
     *batch.request.mutable_model() = options_.model;
     batch.request.set_top_k(options_.top_k);
     grpc::ClientContext context;
-    connection_.SetDeadline(context);
+    connection_.PrepareCall(context);
     v1::ClassifyResponse response;
     const absl::Status status =
         FromGrpcStatus(stub_->Classify(&context, batch.request, &response));

@@ -12,6 +12,7 @@
 #include "client/watch.h"
 #include "common/grpc_status.h"
 #include "common/rpc_status.h"
+#include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "finetune/v1/inference_service.grpc.pb.h"
 #include "finetune/v1/training_service.grpc.pb.h"
@@ -22,6 +23,7 @@ namespace finetune {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::IsOk;
 using testing::TempDir;
 
 // Answers as a test tells it to.
@@ -30,8 +32,9 @@ class FakeTraining final : public v1::TrainingService::Service {
   grpc::Status StartFineTune(grpc::ServerContext*,
                              const v1::StartFineTuneRequest* request,
                              v1::StartFineTuneResponse* response) override {
-    last_start = *request;
+    starts.push_back(*request);
     response->mutable_job()->set_job_id("ft-1");
+    if (starts.size() <= failing_starts) return watch_end;
     return ToGrpcStatus(start_status);
   }
   grpc::Status GetProgress(grpc::ServerContext*,
@@ -66,7 +69,8 @@ class FakeTraining final : public v1::TrainingService::Service {
   uint64_t silent_after = 100;  // No snapshot after that one.
   bool last_is_ok = true;
   bool interrupt = false;  // Ctrl-C before the stream breaks off.
-  v1::StartFineTuneRequest last_start;
+  std::vector<v1::StartFineTuneRequest> starts;
+  size_t failing_starts = 0;  // The first ones are UNAVAILABLE.
   std::vector<uint64_t> after;
 };
 
@@ -111,7 +115,8 @@ class ClientTest : public ::testing::Test {
     builder.SetMaxReceiveMessageSize(64 << 20);
     server_ = builder.BuildAndStart();
     connection_.channel = server_->InProcessChannel({});
-    options_.first_wait = absl::ZeroDuration();
+    options_.first_wait = absl::Milliseconds(1);
+    options_.patience = absl::Milliseconds(20);
   }
 
   ExitCode Classify(const std::vector<std::string>& files) {
@@ -131,9 +136,48 @@ TEST_F(ClientTest, StartSaysHowToWatch) {
   v1::StartFineTuneRequest request;
   request.set_dataset("pets");
   EXPECT_EQ(StartJob(connection_, request, false, options_, out_, err_), kDone);
-  EXPECT_EQ(training_.last_start.dataset(), "pets");
-  EXPECT_FALSE(training_.last_start.hyper_parameters().has_epochs());
-  EXPECT_THAT(out_.str(), HasSubstr("finetune progress ft-1 --watch"));
+  EXPECT_EQ(training_.starts[0].dataset(), "pets");
+  EXPECT_FALSE(training_.starts[0].hyper_parameters().has_epochs());
+  EXPECT_THAT(out_.str(), HasSubstr("finetune watch ft-1"));
+}
+
+TEST_F(ClientTest, StartThatGetsNoAnswerIsSentAgainUnderTheSameId) {
+  training_.failing_starts = 2;
+  EXPECT_EQ(StartJob(connection_, {}, false, options_, out_, err_), kDone);
+  ASSERT_EQ(training_.starts.size(), 3u);
+  const std::string id = training_.starts[0].request_id();
+  EXPECT_THAT(id,
+              ::testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-"
+                                      "[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
+  EXPECT_EQ(training_.starts[2].request_id(), id);
+
+  EXPECT_EQ(StartJob(connection_, {}, false, options_, out_, err_), kDone);
+  EXPECT_NE(training_.starts[3].request_id(), id);
+}
+
+TEST_F(ClientTest, StartGivesUpAfterAFewTries) {
+  training_.failing_starts = 100;
+  EXPECT_EQ(StartJob(connection_, {}, false, options_, out_, err_),
+            kUnreachable);
+  EXPECT_EQ(training_.starts.size(), 4u);
+}
+
+TEST_F(ClientTest, OwnRequestIdIsKeptAndARefusalIsNotRepeated) {
+  training_.start_status = absl::AlreadyExistsError("another body");
+  v1::StartFineTuneRequest request;
+  request.set_request_id("mine");
+  EXPECT_EQ(StartJob(connection_, request, false, options_, out_, err_),
+            kFailed);
+  ASSERT_EQ(training_.starts.size(), 1u);
+  EXPECT_EQ(training_.starts[0].request_id(), "mine");
+}
+
+TEST_F(ClientTest, ValidationPrintsThePlanAndWatchesNothing) {
+  v1::StartFineTuneRequest request;
+  request.set_validate_only(true);
+  EXPECT_EQ(StartJob(connection_, request, true, options_, out_, err_), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("Nothing was started"));
+  EXPECT_THAT(training_.after, ::testing::IsEmpty());
 }
 
 TEST_F(ClientTest, RefusedStartIsAFailureAndSaysWhenToRetry) {
@@ -151,8 +195,10 @@ TEST_F(ClientTest, BrokenWatchGoesOnWhereItWas) {
 TEST_F(ClientTest, WatchGivesUpOnAServerThatStaysAway) {
   training_.silent_after = 1;
   EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kUnreachable);
-  EXPECT_EQ(training_.after.size(), 1u + options_.retries);
-  EXPECT_THAT(err_.str(), HasSubstr("going away"));
+  // It waited 1, 2, 4 and 8 ms; another 8 would be more than 20.
+  EXPECT_EQ(training_.after.size(), 5u);
+  EXPECT_THAT(err_.str(), HasSubstr("has gone (going away); trying again for "
+                                    "20ms\n"));
 }
 
 TEST_F(ClientTest, StreamThatEndsBeforeTheJobIsAFailure) {
@@ -165,15 +211,17 @@ TEST_F(ClientTest, StreamThatEndsBeforeTheJobIsAFailure) {
 TEST_F(ClientTest, StreamThatBreaksAfterTheJobsEndIsNoFailure) {
   training_.last_is_ok = false;
   EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kDone);
-  EXPECT_EQ(err_.str(), "");
+  EXPECT_EQ(training_.after.size(), 3u);
+  EXPECT_THAT(err_.str(), ::testing::Not(HasSubstr("no answer")));
 }
 
 TEST_F(ClientTest, InterruptEndsAWaitForTheServerAndSaysHowToWatchAgain) {
   training_.interrupt = true;
   options_.first_wait = absl::Hours(1);
+  options_.patience = absl::Hours(10);
   EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kInterrupted);
   EXPECT_THAT(err_.str(), HasSubstr("The job goes on"));
-  EXPECT_THAT(err_.str(), HasSubstr("finetune progress ft-1 --watch"));
+  EXPECT_THAT(err_.str(), HasSubstr("finetune watch ft-1"));
 }
 
 TEST_F(ClientTest, WatchJsonIsOneResponseALine) {
@@ -192,6 +240,13 @@ TEST_F(ClientTest, FailedJobIsExitCodeOne) {
   EXPECT_EQ(ShowJob(connection_, "ft-1", out_, err_), kFailed);
 }
 
+TEST_F(ClientTest, CancelledJobIsExitCodeOne) {
+  training_.end_state = v1::JOB_STATE_CANCELLED;
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kFailed);
+  EXPECT_EQ(ShowJob(connection_, "ft-1", out_, err_), kFailed);
+  EXPECT_EQ(training_.after.size(), 3u);
+}
+
 TEST_F(ClientTest, UnknownJobIsExitCodeOne) {
   EXPECT_EQ(ShowJob(connection_, "ft-9", out_, err_), kFailed);
   EXPECT_EQ(err_.str(), "finetune: no job \"ft-9\"\n");
@@ -205,7 +260,7 @@ TEST_F(ClientTest, JsonIsOneObjectALine) {
 
 TEST_F(ClientTest, ServerThatIsNotThereIsExitCodeThree) {
   connection_.server = "127.0.0.1:1";
-  connection_.channel = Connect(connection_.server);
+  ASSERT_THAT(Connect(connection_), IsOk());
   EXPECT_EQ(StartJob(connection_, {}, false, options_, out_, err_),
             kUnreachable);
   EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kUnreachable);

@@ -3,7 +3,14 @@
 #include <chrono>
 #include <optional>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "common/address.h"
+#include "common/file.h"
 #include "common/rpc_status.h"
+#include "common/status_macros.h"
+#include "common/token.h"
 #include "google/protobuf/util/json_util.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -13,6 +20,10 @@ namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
 constexpr int kMaxReconnectMs = 2000;  // A watch looks this often for a server.
+// How a watch learns that the server's machine has gone.
+constexpr int kKeepaliveMs = 60'000;
+constexpr int kKeepaliveTimeoutMs = 20'000;
+constexpr uint64_t kMaxAccessFileBytes = 1 << 20;
 
 std::optional<int64_t> RetrySeconds(const absl::Status& status) {
   const google::rpc::Status wire = ToRpcStatus(status);
@@ -25,21 +36,87 @@ std::optional<int64_t> RetrySeconds(const absl::Status& status) {
   return std::nullopt;
 }
 
+// The content of a file of Access; empty without a path.
+absl::StatusOr<std::string> ReadOptional(const char* flag,
+                                         const std::string& path) {
+  if (path.empty()) return std::string();
+  absl::StatusOr<std::string> content = ReadFile(path, kMaxAccessFileBytes);
+  if (content.ok()) return content;
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, ": ", content.status().message()));
+}
+
+absl::StatusOr<std::string> ReadToken(const Access& access) {
+  ASSIGN_OR_RETURN(const std::string content,
+                   ReadOptional("--token-file", access.token_file));
+  const std::string token(absl::StripAsciiWhitespace(
+      access.token_file.empty() ? access.token : content));
+  if (IsToken(token) || (token.empty() && access.token_file.empty())) {
+    return token;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      access.token_file.empty() ? "FINETUNE_TOKEN" : access.token_file,
+      " must hold a token alone: ", kTokenForm));
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
+    const Access& access) {
+  if (!access.UsesTls()) return grpc::InsecureChannelCredentials();
+  if (access.certificate.empty() != access.key.empty()) {
+    return absl::InvalidArgumentError(
+        "--tls-cert and --tls-key must be given together");
+  }
+  grpc::SslCredentialsOptions options;
+  ASSIGN_OR_RETURN(options.pem_root_certs, ReadOptional("--tls-ca", access.ca));
+  ASSIGN_OR_RETURN(options.pem_cert_chain,
+                   ReadOptional("--tls-cert", access.certificate));
+  ASSIGN_OR_RETURN(options.pem_private_key,
+                   ReadOptional("--tls-key", access.key));
+  return grpc::SslCredentials(options);
+}
+
+void AddToken(const std::string& token, grpc::ClientContext& context) {
+  if (!token.empty()) context.AddMetadata(kTokenHeader, kTokenScheme + token);
+}
+
 }  // namespace
 
-void Connection::SetDeadline(grpc::ClientContext& context) const {
+void Connection::PrepareCall(grpc::ClientContext& context) const {
+  AddToken(token, context);
   context.set_deadline(
       std::chrono::system_clock::now() +
       std::chrono::milliseconds(static_cast<int64_t>(1000 * timeout_seconds)));
 }
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
+void Connection::PrepareStream(grpc::ClientContext& context) const {
+  AddToken(token, context);
+}
+
+absl::Status Connect(Connection& connection) {
+  const Access& access = connection.access;
+  ASSIGN_OR_RETURN(connection.token, ReadToken(access));
+  ASSIGN_OR_RETURN(const auto credentials, MakeCredentials(access));
+  const bool is_local = IsLoopbackAddress(connection.server);
+  if (!connection.token.empty() && !access.UsesTls() && !is_local) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the token would go to ", connection.server,
+        " unencrypted: use --tls, or --tls-ca FILE for a certificate of your "
+        "own authority"));
+  }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
-                                   arguments);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  // A proxy would see the token, and has no way to this machine anyway.
+  if (is_local) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  if (!access.server_name.empty()) {
+    arguments.SetSslTargetNameOverride(access.server_name);
+  }
+  connection.channel =
+      grpc::CreateCustomChannel(connection.server, credentials, arguments);
+  return absl::OkStatus();
 }
 
 ExitCode ExitCodeOf(const absl::Status& status) {
@@ -54,8 +131,9 @@ void PrintError(const Connection& connection, const absl::Status& status,
   if (ExitCodeOf(status) == kUnreachable) {
     err << "finetune: no answer from " << connection.server << ": "
         << status.message() << "\n"
-        << "Is finetuned running there? --server or FINETUNE_SERVER names "
-           "another HOST:PORT.\n";
+        << "Is finetuned running there, "
+        << (connection.access.UsesTls() ? "with" : "without")
+        << " TLS? --server or FINETUNE_SERVER names another HOST:PORT.\n";
     return;
   }
   err << "finetune: " << status.message() << "\n";

@@ -22,19 +22,42 @@ enum ExitCode {
   kInterrupted = 130,
 };
 
+// What the server asks of those who call it. Empty: nothing.
+struct Access {
+  bool tls = false;  // Also where one of the next four is set.
+  // PEM files: who may have issued the server's certificate, in place of the
+  // system's list; and what we show where the server asks for it (mTLS).
+  std::string ca, certificate, key;
+  std::string server_name;  // In its certificate, if not the server's host.
+  std::string token_file;   // Holds the token and nothing else.
+  std::string token;        // Used where there is no token_file.
+
+  bool UsesTls() const {
+    return tls || !ca.empty() || !certificate.empty() || !key.empty() ||
+           !server_name.empty();
+  }
+};
+
 // What all commands have in common.
 struct Connection {
   std::string server = "127.0.0.1:50051";  // HOST:PORT.
   double timeout_seconds = 60;             // Of a call that is not a watch.
   bool json = false;
+  Access access;
+  std::string token;  // Goes with every call unless empty.
   std::shared_ptr<grpc::Channel> channel;
 
-  // Sets the deadline of a unary call.
-  void SetDeadline(grpc::ClientContext& context) const;
+  // One of these before every call: the token, and for a unary call the
+  // deadline.
+  void PrepareCall(grpc::ClientContext& context) const;
+  void PrepareStream(grpc::ClientContext& context) const;
 };
 
-// The channel to `server`; connects with the first call.
-std::shared_ptr<grpc::Channel> Connect(const std::string& server);
+// Sets `channel` and `token`; the channel connects with the first call.
+//
+// INVALID_ARGUMENT where a file of `access` cannot be read or is not what it
+// should be, and where a token would go unencrypted to another machine.
+absl::Status Connect(Connection& connection);
 
 // The code for a call that ended with `status`.
 ExitCode ExitCodeOf(const absl::Status& status);

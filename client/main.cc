@@ -9,6 +9,8 @@
 #include "CLI/CLI.hpp"
 #include "client/classify.h"
 #include "client/connection.h"
+#include "client/flags.h"
+#include "client/jobs.h"
 #include "client/training.h"
 #include "client/watch.h"
 
@@ -16,63 +18,26 @@ namespace finetune {
 namespace {
 
 constexpr char kFooter[] =
-    "Every command takes --server, --timeout and --json; see finetune --help.\n"
+    "Every command takes --server, --timeout, --json, --tls... and\n"
+    "--token-file; see finetune --help.\n"
     "\n"
-    "Exit codes: 0 done; 1 the job failed, an image could not be classified,\n"
-    "or the server refused; 2 usage; 3 server unreachable; 130 Ctrl-C while\n"
-    "watching (the job goes on).";
+    "Exit codes: 0 done; 1 the job failed or was cancelled, an image could "
+    "not\n"
+    "be classified, or the server refused; 2 usage; 3 server unreachable;\n"
+    "130 Ctrl-C while watching (the job goes on).";
 constexpr char kWatchHelp[] =
     "Follow the job to its end; Ctrl-C stops watching, not the job";
-
-// Sets a field only if its option is given: absent is the server's default.
-void AddHyperParameters(CLI::App& app, v1::HyperParameters& p) {
-  app.add_option_function<int>(
-      "--epochs", [&p](int v) { p.set_epochs(v); },
-      "Passes over the training images, 1..1000 [5]");
-  app.add_option_function<double>(
-      "--lr", [&p](double v) { p.set_learning_rate(v); },
-      "SGD step size of the pretrained layers, (0, 10] [0.01]");
-  app.add_option_function<double>(
-      "--head-lr", [&p](double v) { p.set_head_learning_rate(v); },
-      "SGD step size of the new fc layer, (0, 100] [10 x lr]");
-  app.add_option_function<double>(
-      "--weight-decay", [&p](double v) { p.set_weight_decay(v); },
-      "L2 penalty on every parameter, 0..1 [0.001]");
-  app.add_option_function<double>(
-      "--momentum", [&p](double v) { p.set_momentum(v); },
-      "SGD momentum, [0, 1) [0]");
-  app.add_option_function<int>(
-      "--batch-size", [&p](int v) { p.set_batch_size(v); },
-      "Images per step, 1..1024 [64]");
-  app.add_option_function<uint64_t>(
-      "--seed", [&p](uint64_t v) { p.set_seed(v); },
-      "Fixes image order, augmentation and the new layer, 0..2^64-1 [drawn]");
-  app.add_flag_callback(
-      "--from-scratch", [&p] { p.set_from_scratch(true); },
-      "Train without pretrained weights");
-}
 
 // What the command line says.
 struct Arguments {
   Connection connection;
   v1::StartFineTuneRequest start;
   std::string job_id;
+  ListOptions list;
   bool watch = false;
   std::vector<std::string> images;
   ClassifyOptions classify;
 };
-
-void AddConnection(CLI::App& app, Connection& connection) {
-  app.add_option("--server", connection.server, "HOST:PORT of finetuned")
-      ->envname("FINETUNE_SERVER")
-      ->capture_default_str();
-  app.add_option("--timeout", connection.timeout_seconds,
-                 "Seconds to wait for an answer; a watch has no such limit")
-      ->check(CLI::Range(0.001, 86400.0))
-      ->capture_default_str();
-  app.add_flag("--json", connection.json,
-               "Print the answer as JSON, one object a line");
-}
 
 CLI::App* AddStart(CLI::App& app, Arguments& arguments) {
   auto* start = app.add_subcommand(
@@ -82,11 +47,9 @@ CLI::App* AddStart(CLI::App& app, Arguments& arguments) {
                    "Folder below the server's data root that holds "
                    "train/<class>/ and test/<class>/ (or val/)")
       ->required();
-  start->add_option(
-      "--name", *arguments.start.mutable_model_name(),
-      "Model to publish, 1..63 of a-z, 0-9 and '-' [the folder's name]");
-  AddHyperParameters(*start, *arguments.start.mutable_hyper_parameters());
-  start->add_flag("--watch", arguments.watch, kWatchHelp);
+  AddStartFlags(*start, arguments.start);
+  start->add_flag("--watch", arguments.watch, kWatchHelp)
+      ->excludes(start->get_option("--validate-only"));
   return start;
 }
 
@@ -97,6 +60,38 @@ CLI::App* AddProgress(CLI::App& app, Arguments& arguments) {
       ->required();
   progress->add_flag("--watch", arguments.watch, kWatchHelp);
   return progress;
+}
+
+CLI::App* AddWatch(CLI::App& app, Arguments& arguments) {
+  auto* watch = app.add_subcommand("watch", "The same as progress JOB --watch");
+  watch->add_option("JOB", arguments.job_id, "Its id, as start printed it")
+      ->required();
+  watch->preparse_callback([&arguments](size_t) { arguments.watch = true; });
+  return watch;
+}
+
+CLI::App* AddList(CLI::App& app, Arguments& arguments) {
+  auto* list = app.add_subcommand("list", "List jobs, the newest first");
+  AddStateFlag(*list, arguments.list.states);
+  list->add_option("--limit", arguments.list.limit, "Jobs to list")
+      ->check(CLI::Range(1, 100'000))
+      ->capture_default_str();
+  return list;
+}
+
+CLI::App* AddCancel(CLI::App& app, Arguments& arguments) {
+  auto* cancel = app.add_subcommand(
+      "cancel", "End a job; it keeps a checkpoint to resume from");
+  cancel->add_option("JOB", arguments.job_id, "Its id")->required();
+  return cancel;
+}
+
+CLI::App* AddResume(CLI::App& app, Arguments& arguments) {
+  auto* resume = app.add_subcommand(
+      "resume", "Queue a failed or cancelled job again, from its checkpoint");
+  resume->add_option("JOB", arguments.job_id, "Its id")->required();
+  resume->add_flag("--watch", arguments.watch, kWatchHelp);
+  return resume;
 }
 
 std::string RefuseFolder(const std::string& path) {
@@ -139,9 +134,13 @@ int Main(int argc, char** argv) {
   app.fallthrough();  // Options of the program may follow the command.
   app.footer(kFooter);
   app.set_version_flag("--version", FINETUNE_VERSION);
-  AddConnection(app, arguments.connection);
+  AddConnectionFlags(app, arguments.connection);
   const CLI::App* const start = AddStart(app, arguments);
   const CLI::App* const progress = AddProgress(app, arguments);
+  const CLI::App* const watch = AddWatch(app, arguments);
+  const CLI::App* const list = AddList(app, arguments);
+  const CLI::App* const cancel = AddCancel(app, arguments);
+  const CLI::App* const resume = AddResume(app, arguments);
   AddClassify(app, arguments);
   try {
     app.parse(argc, argv);
@@ -151,18 +150,31 @@ int Main(int argc, char** argv) {
 
   if (arguments.watch) BlockInterrupt();
   Connection& connection = arguments.connection;
-  connection.channel = Connect(connection.server);
+  if (const absl::Status status = Connect(connection); !status.ok()) {
+    PrintError(connection, status, std::cerr);
+    return kUsage;
+  }
   const WatchOptions watching{.terminal_width = TerminalWidth()};
+  const std::string& job_id = arguments.job_id;
   if (start->parsed()) {
     return StartJob(connection, arguments.start, arguments.watch, watching,
                     std::cout, std::cerr);
   }
-  if (progress->parsed() && arguments.watch) {
-    return WatchJob(connection, arguments.job_id, watching, std::cout,
-                    std::cerr);
+  if (watch->parsed() || (progress->parsed() && arguments.watch)) {
+    return WatchJob(connection, job_id, watching, std::cout, std::cerr);
   }
   if (progress->parsed()) {
-    return ShowJob(connection, arguments.job_id, std::cout, std::cerr);
+    return ShowJob(connection, job_id, std::cout, std::cerr);
+  }
+  if (list->parsed()) {
+    return ListJobs(connection, arguments.list, std::cout, std::cerr);
+  }
+  if (cancel->parsed()) {
+    return CancelJob(connection, job_id, std::cout, std::cerr);
+  }
+  if (resume->parsed()) {
+    return ResumeJob(connection, job_id, arguments.watch, watching, std::cout,
+                     std::cerr);
   }
   return ClassifyFiles(connection, arguments.images, arguments.classify,
                        std::cout, std::cerr);

@@ -5,19 +5,14 @@
 #define CLIENT_PROGRESS_PRINTER_H_
 
 #include <ostream>
+#include <set>
 #include <string>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "finetune/v1/training_service.pb.h"
+#include "finetune/v1/job.pb.h"
 
 namespace finetune {
-
-// "epoch 1, loss 0.512, train acc 0.781, test acc 0.902, time 31.2 sec".
-std::string EpochLine(const v1::EpochMetrics& epoch);
-
-// The job as a few lines: state, data set, settings, epochs, model or error.
-void PrintJob(const v1::FineTuneJob& job, std::ostream& out);
 
 // Not thread-safe.
 class ProgressPrinter {
@@ -35,6 +30,7 @@ class ProgressPrinter {
 
  private:
   void PrintState(const v1::FineTuneJob& job);
+  void PrintEvents(const v1::FineTuneJob& job);
   void PrintEnd(const v1::FineTuneJob& job);
   void Line(const std::string& text);  // Stays, above the bar.
   void Bar(const v1::Progress& progress);
@@ -42,7 +38,9 @@ class ProgressPrinter {
   const int width_;
   std::ostream& out_;
   int epochs_printed_ = 0;
-  std::string state_line_;  // The last one printed.
+  std::string state_line_;   // The last one printed.
+  v1::JobEvent last_event_;  // The same.
+  std::set<std::string> warned_;
   bool bar_is_drawn_ = false;
   bool dataset_printed_ = false;
   absl::Time last_plain_ = absl::InfinitePast();

@@ -143,25 +143,66 @@ TEST(ProgressPrinterTest, EndNamesTheModelOrTheError) {
   EXPECT_THAT(failed.str(), HasSubstr("failed: one class"));
 }
 
-TEST(PrintJobTest, ShowsDatasetSkippedFilesAndSettings) {
-  v1::FineTuneJob job = Running(3, 1);
-  job.set_job_id("ft-1");
-  job.set_dataset("pets");
-  auto& stats = *job.mutable_dataset_stats();
-  stats.set_train_images(200);
-  stats.set_skipped_images(7);
-  for (int i = 0; i < 7; ++i) {
-    auto& skipped = *stats.add_skipped();
-    skipped.set_path("train/a/x.txt");
-    skipped.set_reason("not an image");
-  }
-  job.mutable_hyper_parameters()->set_learning_rate(0.01);
+TEST(ProgressPrinterTest, EachEventIsOneLineOnceAlsoWhereTheListHasMovedOn) {
   std::ostringstream out;
-  PrintJob(job, out);
-  EXPECT_THAT(out.str(), HasSubstr("pets: 200 training"));
-  EXPECT_EQ(CountOf(out.str(), "train/a/x.txt: not an image"), 5);
-  EXPECT_THAT(out.str(), HasSubstr("skipped 2 more files"));
-  EXPECT_THAT(out.str(), HasSubstr("lr 0.01"));
+  ProgressPrinter printer(0, out);
+  v1::FineTuneJob job = Running(0, 0);
+  const auto add = [&job](int second, const char* message) {
+    auto& event = *job.add_events();
+    event.mutable_time()->set_seconds(second);
+    event.set_message(message);
+  };
+  add(1, "killed by signal 9");
+  add(2, "started again");
+  printer.Print(job);
+  printer.Print(job);
+  job.mutable_events()->DeleteSubrange(0, 1);
+  add(3, "killed by signal 11");
+  printer.Print(job);
+  EXPECT_EQ(CountOf(out.str(), "killed by signal 9\n"), 1);
+  EXPECT_EQ(CountOf(out.str(), "started again\n"), 1);
+  EXPECT_EQ(CountOf(out.str(), "killed by signal 11\n"), 1);
+  EXPECT_THAT(out.str(), ::testing::ContainsRegex(
+                             "[0-9][0-9]:[0-9][0-9]:01 killed by signal 9"));
+}
+
+TEST(ProgressPrinterTest, EachWarningIsOneLineOnce) {
+  std::ostringstream out;
+  ProgressPrinter printer(0, out);
+  v1::FineTuneJob job = Running(0, 0);
+  job.mutable_progress()->add_warnings("the loss overshoots");
+  printer.Print(job);
+  job.mutable_progress()->add_warnings("3 duplicates");
+  printer.Print(job);
+  EXPECT_EQ(CountOf(out.str(), "warning: the loss overshoots\n"), 1);
+  EXPECT_EQ(CountOf(out.str(), "warning: 3 duplicates\n"), 1);
+}
+
+TEST(ProgressPrinterTest, CancellationIsSaidAndHowToGoOn) {
+  std::ostringstream out;
+  ProgressPrinter printer(0, out);
+  v1::FineTuneJob job = Running(0, 0);
+  job.set_job_id("ft-1");
+  job.set_state(v1::JOB_STATE_CANCELLING);
+  printer.Print(job);
+  job.set_state(v1::JOB_STATE_CANCELLED);
+  printer.Print(job);
+  EXPECT_EQ(out.str(),
+            "cancelling: the trainer writes a checkpoint\n"
+            "cancelled; to go on: finetune resume ft-1\n");
+}
+
+TEST(ProgressPrinterTest, ModelThatIsNotPromotedIsNamedWithItsVersion) {
+  std::ostringstream out;
+  v1::FineTuneJob job = Running(30, 3);
+  job.set_state(v1::JOB_STATE_SUCCEEDED);
+  job.set_hold_promotion(true);
+  job.mutable_model()->set_name("hotdog");
+  job.mutable_model()->set_version(4);
+  ProgressPrinter(0, out).Print(job);
+  EXPECT_THAT(out.str(),
+              HasSubstr("model hotdog@4, not promoted; try: finetune classify "
+                        "--model hotdog@4 IMAGE\n"));
 }
 
 }  // namespace

@@ -1,21 +1,54 @@
 #include "client/training.h"
 
-#include "client/progress_printer.h"
+#include <memory>
+#include <random>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "client/job_text.h"
 #include "common/grpc_status.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 
 namespace finetune {
+namespace {
+
+constexpr int kStartRetries = 3;
+
+// A random UUID (RFC 4122, version 4).
+std::string NewUuid() {
+  std::random_device random;
+  const uint32_t a = random(), b = random(), c = random(), d = random();
+  return absl::StrFormat("%08x-%04x-4%03x-%04x-%04x%08x", a, b >> 16, b & 0xfff,
+                         (c >> 16 & 0x3fff) | 0x8000, c & 0xffff, d);
+}
+
+absl::Status StartPatiently(const Connection& connection,
+                            const v1::StartFineTuneRequest& request,
+                            absl::Duration first_wait,
+                            v1::StartFineTuneResponse& response) {
+  const auto stub = v1::TrainingService::NewStub(connection.channel);
+  for (int failures = 0;; ++failures) {
+    grpc::ClientContext context;
+    connection.PrepareCall(context);
+    const absl::Status status =
+        FromGrpcStatus(stub->StartFineTune(&context, request, &response));
+    if (!absl::IsUnavailable(status) || failures == kStartRetries) {
+      return status;
+    }
+    absl::SleepFor(first_wait * (1 << failures));
+  }
+}
+
+}  // namespace
 
 ExitCode StartJob(const Connection& connection,
-                  const v1::StartFineTuneRequest& request, bool watch,
+                  v1::StartFineTuneRequest request, bool watch,
                   const WatchOptions& options, std::ostream& out,
                   std::ostream& err) {
-  const auto stub = v1::TrainingService::NewStub(connection.channel);
-  grpc::ClientContext context;
-  connection.SetDeadline(context);
+  if (request.request_id().empty()) request.set_request_id(NewUuid());
   v1::StartFineTuneResponse response;
   const absl::Status status =
-      FromGrpcStatus(stub->StartFineTune(&context, request, &response));
+      StartPatiently(connection, request, options.first_wait / 2, response);
   if (!status.ok()) {
     PrintError(connection, status, err);
     return ExitCodeOf(status);
@@ -23,12 +56,15 @@ ExitCode StartJob(const Connection& connection,
   const std::string& job_id = response.job().job_id();
   if (connection.json) {
     PrintJson(response, out);
+  } else if (request.validate_only()) {
+    PrintPlan(response.job(), out);
   } else {
     out << "job " << job_id << std::endl;
   }
+  if (request.validate_only()) return kDone;
   if (watch) return WatchJob(connection, job_id, options, out, err);
   if (!connection.json) {
-    out << "watch it with: finetune progress " << job_id << " --watch\n";
+    out << "watch it with: finetune watch " << job_id << "\n";
   }
   return kDone;
 }
@@ -37,7 +73,7 @@ ExitCode ShowJob(const Connection& connection, const std::string& job_id,
                  std::ostream& out, std::ostream& err) {
   const auto stub = v1::TrainingService::NewStub(connection.channel);
   grpc::ClientContext context;
-  connection.SetDeadline(context);
+  connection.PrepareCall(context);
   v1::GetProgressRequest request;
   request.set_job_id(job_id);
   v1::GetProgressResponse response;
@@ -52,7 +88,7 @@ ExitCode ShowJob(const Connection& connection, const std::string& job_id,
   } else {
     PrintJob(response.job(), out);
   }
-  return response.job().state() == v1::JOB_STATE_FAILED ? kFailed : kDone;
+  return HasEnded(response.job()) ? ExitCodeOf(response.job()) : kDone;
 }
 
 }  // namespace finetune

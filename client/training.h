@@ -12,13 +12,16 @@
 
 namespace finetune {
 
-// Starts the job and, where `watch` is set, follows it.
+// Starts the job and, where `watch` is set, follows it. A server that does not
+// answer is asked again a few times, over some seconds: with a `request_id`,
+// which is drawn where the request has none, this cannot start a second job.
+// With `validate_only`, prints what the job would be.
 ExitCode StartJob(const Connection& connection,
-                  const v1::StartFineTuneRequest& request, bool watch,
+                  v1::StartFineTuneRequest request, bool watch,
                   const WatchOptions& options, std::ostream& out,
                   std::ostream& err);
 
-// Prints a snapshot. kFailed if the job failed.
+// Prints a snapshot. kFailed if the job failed or was cancelled.
 ExitCode ShowJob(const Connection& connection, const std::string& job_id,
                  std::ostream& out, std::ostream& err);
 

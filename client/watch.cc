@@ -63,11 +63,6 @@ class InterruptGuard {
   std::jthread thread_;
 };
 
-bool HasEnded(const v1::FineTuneJob& job) {
-  return job.state() == v1::JOB_STATE_SUCCEEDED ||
-         job.state() == v1::JOB_STATE_FAILED;
-}
-
 // One watch, over as many streams as it takes.
 class Watch {
  public:
@@ -83,25 +78,27 @@ class Watch {
   }
 
   ExitCode Run() {
+    absl::Duration waited;  // Since the last news of the job.
     for (int failures = 0;; ++failures) {
       const uint64_t before = request_.after_sequence();
       const absl::Status status = FollowStream();
-      if (HasEnded(latest_.job())) {
-        return latest_.job().state() == v1::JOB_STATE_SUCCEEDED ? kDone
-                                                                : kFailed;
-      }
+      if (HasEnded(latest_.job())) return ExitCodeOf(latest_.job());
       if (interrupt_.WaitFor(absl::ZeroDuration())) return Interrupted();
-      if (request_.after_sequence() > before) failures = 0;
-      if (!absl::IsUnavailable(status) || failures >= options_.retries ||
-          request_.after_sequence() == 0) {
+      if (request_.after_sequence() > before) {
+        failures = 0;
+        waited = absl::ZeroDuration();
+      }
+      const absl::Duration wait =
+          options_.first_wait * (1 << std::min(failures, 3));
+      if (!absl::IsUnavailable(status) || request_.after_sequence() == 0 ||
+          waited + wait > options_.patience) {
         printer_.Break();
         PrintError(connection_, status, err_);
         return ExitCodeOf(status);
       }
-      if (interrupt_.WaitFor(options_.first_wait *
-                             (1 << std::min(failures, 3)))) {
-        return Interrupted();
-      }
+      if (failures == 0) SayLost(status);
+      if (interrupt_.WaitFor(wait)) return Interrupted();
+      waited += wait;
     }
   }
 
@@ -109,6 +106,7 @@ class Watch {
   // Prints what one stream says. Why it ended; OK only after the job.
   absl::Status FollowStream() {
     grpc::ClientContext context;
+    connection_.PrepareStream(context);
     interrupt_.Guard(&context);
     const auto reader = stub_->WatchProgress(&context, request_);
     while (reader->Read(&latest_)) {
@@ -127,10 +125,17 @@ class Watch {
     return status;
   }
 
+  void SayLost(const absl::Status& status) {
+    printer_.Break();
+    err_ << "finetune: " << connection_.server << " has gone ("
+         << status.message() << "); trying again for "
+         << absl::FormatDuration(options_.patience) << std::endl;
+  }
+
   ExitCode Interrupted() {
     printer_.Break();
-    err_ << "The job goes on. Watch it again with: finetune progress "
-         << request_.job_id() << " --watch\n";
+    err_ << "The job goes on. Watch it again with: finetune watch "
+         << request_.job_id() << "\n";
     return kInterrupted;
   }
 
@@ -146,6 +151,16 @@ class Watch {
 };
 
 }  // namespace
+
+bool HasEnded(const v1::FineTuneJob& job) {
+  return job.state() == v1::JOB_STATE_SUCCEEDED ||
+         job.state() == v1::JOB_STATE_FAILED ||
+         job.state() == v1::JOB_STATE_CANCELLED;
+}
+
+ExitCode ExitCodeOf(const v1::FineTuneJob& job) {
+  return job.state() == v1::JOB_STATE_SUCCEEDED ? kDone : kFailed;
+}
 
 void BlockInterrupt() {
   const sigset_t set = InterruptSet();

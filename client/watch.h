@@ -8,28 +8,36 @@
 
 #include "absl/time/time.h"
 #include "client/connection.h"
+#include "finetune/v1/job.pb.h"
 
 namespace finetune {
 
 struct WatchOptions {
   int terminal_width = 0;  // Columns; 0: not a terminal.
-  // After a broken stream: how often to try again, and how long to wait before
-  // the first time. Each wait doubles, up to eight times the first.
-  int retries = 6;
-  absl::Duration first_wait = absl::Seconds(1);
+  // After a broken stream: how long to wait before the first try, and for how
+  // long to wait in all without news of the job. Each wait doubles, up to eight
+  // times the first. Enough for a server that is restarted or moved.
+  absl::Duration first_wait = absl::Seconds(1);  // > 0.
+  absl::Duration patience = absl::Minutes(10);
 };
 
-// Prints progress until the job ends: kDone if it succeeded, kFailed if not;
-// kUnreachable if the server stays away. A stream that breaks goes on where it
-// was. With SIGINT blocked in the process, as BlockInterrupt does it, Ctrl-C
-// ends the watch with kInterrupted and says how to take it up again; the job
-// runs on.
+// Prints progress until the job ends: kDone if it succeeded, kFailed if it
+// failed or was cancelled; kUnreachable if the server stays away. A stream that
+// breaks goes on where it was. With SIGINT blocked in the process, as
+// BlockInterrupt does it, Ctrl-C ends the watch with kInterrupted and says how
+// to take it up again; the job runs on.
 ExitCode WatchJob(const Connection& connection, const std::string& job_id,
                   const WatchOptions& options, std::ostream& out,
                   std::ostream& err);
 
 // Leaves SIGINT to WatchJob. To be called before any thread is started.
 void BlockInterrupt();
+
+// Whether the job's state is terminal.
+bool HasEnded(const v1::FineTuneJob& job);
+
+// The code for a job that has ended: kDone or kFailed.
+ExitCode ExitCodeOf(const v1::FineTuneJob& job);
 
 // Columns of the terminal that standard output is; 0 if it is none.
 int TerminalWidth();

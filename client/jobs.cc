@@ -1,0 +1,90 @@
+#include "client/jobs.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "client/job_text.h"
+#include "common/grpc_status.h"
+#include "finetune/v1/training_service.grpc.pb.h"
+
+namespace finetune {
+namespace {
+
+constexpr int kMaxPageSize = 100;
+
+void PrintState(const Connection& connection,
+                const google::protobuf::Message& response,
+                const v1::FineTuneJob& job, std::ostream& out) {
+  if (connection.json) return PrintJson(response, out);
+  out << "job " << job.job_id() << ": " << StateText(job) << std::endl;
+}
+
+}  // namespace
+
+ExitCode ListJobs(const Connection& connection, const ListOptions& options,
+                  std::ostream& out, std::ostream& err) {
+  const auto stub = v1::TrainingService::NewStub(connection.channel);
+  v1::ListFineTunesRequest request;
+  for (const v1::JobState state : options.states) request.add_states(state);
+  std::vector<v1::FineTuneJob> jobs;
+  v1::ListFineTunesResponse page;
+  do {
+    const int left = options.limit - static_cast<int>(jobs.size());
+    request.set_page_size(std::min(left, kMaxPageSize));
+    request.set_page_token(page.next_page_token());
+    grpc::ClientContext context;
+    connection.PrepareCall(context);
+    const absl::Status status =
+        FromGrpcStatus(stub->ListFineTunes(&context, request, &page));
+    if (!status.ok()) {
+      PrintError(connection, status, err);
+      return ExitCodeOf(status);
+    }
+    for (v1::FineTuneJob& job : *page.mutable_jobs()) {
+      if (connection.json) PrintJson(job, out);
+      jobs.push_back(std::move(job));
+    }
+  } while (!page.next_page_token().empty() && page.jobs_size() > 0 &&
+           static_cast<int>(jobs.size()) < options.limit);
+  if (!connection.json) PrintJobs(jobs, out);
+  return kDone;
+}
+
+ExitCode CancelJob(const Connection& connection, const std::string& job_id,
+                   std::ostream& out, std::ostream& err) {
+  const auto stub = v1::TrainingService::NewStub(connection.channel);
+  grpc::ClientContext context;
+  connection.PrepareCall(context);
+  v1::CancelFineTuneRequest request;
+  request.set_job_id(job_id);
+  v1::CancelFineTuneResponse response;
+  const absl::Status status =
+      FromGrpcStatus(stub->CancelFineTune(&context, request, &response));
+  if (!status.ok()) {
+    PrintError(connection, status, err);
+    return ExitCodeOf(status);
+  }
+  PrintState(connection, response, response.job(), out);
+  return kDone;
+}
+
+ExitCode ResumeJob(const Connection& connection, const std::string& job_id,
+                   bool watch, const WatchOptions& options, std::ostream& out,
+                   std::ostream& err) {
+  const auto stub = v1::TrainingService::NewStub(connection.channel);
+  grpc::ClientContext context;
+  connection.PrepareCall(context);
+  v1::ResumeFineTuneRequest request;
+  request.set_job_id(job_id);
+  v1::ResumeFineTuneResponse response;
+  const absl::Status status =
+      FromGrpcStatus(stub->ResumeFineTune(&context, request, &response));
+  if (!status.ok()) {
+    PrintError(connection, status, err);
+    return ExitCodeOf(status);
+  }
+  PrintState(connection, response, response.job(), out);
+  return watch ? WatchJob(connection, job_id, options, out, err) : kDone;
+}
+
+}  // namespace finetune
