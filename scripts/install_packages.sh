@@ -10,7 +10,7 @@ set -euo pipefail
 libraries=(
   libgrpc++-dev libprotobuf-dev libabsl-dev libssl-dev
   libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
-  libturbojpeg0-dev libspdlog-dev libsqlite3-dev libarchive-dev
+  libturbojpeg0-dev libspdlog-dev libsqlite3-dev libarchive-dev zlib1g-dev
 )
 tools=(
   build-essential cmake ninja-build ccache pkg-config

@@ -45,6 +45,7 @@ CAGES = {
     "TurboJPEG": (["turbojpeg.h"], ["server/data/"]),
     "SQLite": (["sqlite3.h"], ["server/state/"]),
     "libarchive": (["archive"], ["server/datasets/", "client/"]),
+    "zlib": (["zlib.h"], ["server/datasets/"]),
     "gRPC": (
         ["grpcpp/", "grpc/"],
         ["server/service/", "server/server.", "server/main.", "client/",
