@@ -9,9 +9,11 @@
 #include "CLI/CLI.hpp"
 #include "client/classify.h"
 #include "client/connection.h"
+#include "client/datasets.h"
 #include "client/flags.h"
 #include "client/jobs.h"
 #include "client/training.h"
+#include "client/upload.h"
 #include "client/watch.h"
 
 namespace finetune {
@@ -37,6 +39,9 @@ struct Arguments {
   bool watch = false;
   std::vector<std::string> images;
   ClassifyOptions classify;
+  std::string upload;
+  UploadOptions uploading;
+  std::string dataset_id;
 };
 
 CLI::App* AddStart(CLI::App& app, Arguments& arguments) {
@@ -45,7 +50,8 @@ CLI::App* AddStart(CLI::App& app, Arguments& arguments) {
   start
       ->add_option("DATASET", *arguments.start.mutable_dataset(),
                    "Folder below the server's data root that holds "
-                   "train/<class>/ and test/<class>/ (or val/)")
+                   "train/<class>/ and test/<class>/ (or val/), id of an "
+                   "uploaded data set, or a local folder to upload")
       ->required();
   AddStartFlags(*start, arguments.start);
   start->add_flag("--watch", arguments.watch, kWatchHelp)
@@ -126,6 +132,31 @@ void AddClassify(CLI::App& app, Arguments& arguments) {
       ->capture_default_str();
 }
 
+CLI::App* AddUpload(CLI::App& app, Arguments& arguments) {
+  auto* upload = app.add_subcommand(
+      "upload", "Send a data set to the server, once; prints its id");
+  upload
+      ->add_option("PATH", arguments.upload,
+                   "Folder that holds train/<class>/ and test/<class>/ (or "
+                   "val/), or a tar, tar.gz or zip of one")
+      ->required();
+  upload->add_option("--name", arguments.uploading.name,
+                     "For people, 1..255 bytes [the name of PATH]");
+  return upload;
+}
+
+CLI::App* AddDatasets(CLI::App& app) {
+  return app.add_subcommand("datasets",
+                            "List the uploaded data sets, newest first");
+}
+
+CLI::App* AddDeleteDataset(CLI::App& datasets, Arguments& arguments) {
+  auto* remove = datasets.add_subcommand("delete", "Delete one of them");
+  remove->add_option("ID", arguments.dataset_id, "As the list shows it")
+      ->required();
+  return remove;
+}
+
 int Main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Fine-tunes ResNet18 on your photos and classifies with it.",
@@ -142,6 +173,9 @@ int Main(int argc, char** argv) {
   const CLI::App* const cancel = AddCancel(app, arguments);
   const CLI::App* const resume = AddResume(app, arguments);
   AddClassify(app, arguments);
+  const CLI::App* const upload = AddUpload(app, arguments);
+  CLI::App* const datasets = AddDatasets(app);
+  const CLI::App* const remove = AddDeleteDataset(*datasets, arguments);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -175,6 +209,18 @@ int Main(int argc, char** argv) {
   if (resume->parsed()) {
     return ResumeJob(connection, job_id, arguments.watch, watching, std::cout,
                      std::cerr);
+  }
+  if (upload->parsed()) {
+    arguments.uploading.terminal_width = watching.terminal_width;
+    return UploadDataset(connection, arguments.upload, arguments.uploading,
+                         std::cout, std::cerr);
+  }
+  if (remove->parsed()) {
+    return DeleteDataset(connection, arguments.dataset_id, std::cout,
+                         std::cerr);
+  }
+  if (datasets->parsed()) {
+    return ListDatasets(connection, std::cout, std::cerr);
   }
   return ClassifyFiles(connection, arguments.images, arguments.classify,
                        std::cout, std::cerr);

@@ -2,11 +2,15 @@
 
 #include <memory>
 #include <random>
+#include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/job_text.h"
+#include "client/upload.h"
 #include "common/grpc_status.h"
+#include "common/status_macros.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 
 namespace finetune {
@@ -22,21 +26,42 @@ std::string NewUuid() {
                          (c >> 16 & 0x3fff) | 0x8000, c & 0xffff, d);
 }
 
-absl::Status StartPatiently(const Connection& connection,
-                            const v1::StartFineTuneRequest& request,
-                            absl::Duration first_wait,
-                            v1::StartFineTuneResponse& response) {
+absl::StatusOr<v1::StartFineTuneResponse> StartPatiently(
+    const Connection& connection, const v1::StartFineTuneRequest& request,
+    absl::Duration first_wait) {
   const auto stub = v1::TrainingService::NewStub(connection.channel);
   for (int failures = 0;; ++failures) {
     grpc::ClientContext context;
     connection.PrepareCall(context);
+    v1::StartFineTuneResponse response;
     const absl::Status status =
         FromGrpcStatus(stub->StartFineTune(&context, request, &response));
+    if (status.ok()) return response;
     if (!absl::IsUnavailable(status) || failures == kStartRetries) {
       return status;
     }
     absl::SleepFor(first_wait * (1 << failures));
   }
+}
+
+// Uploads the folder that the request names, which then has its id.
+absl::Status UploadFor(const Connection& connection, int terminal_width,
+                       v1::StartFineTuneRequest& request, std::ostream& out) {
+  const std::string folder = request.dataset();
+  out << "the server has no data set " << folder
+      << " of its own; uploading the local folder" << std::endl;
+  ASSIGN_OR_RETURN(
+      const v1::UploadDatasetResponse upload,
+      UploadFolderOrArchive(connection, folder,
+                            {.terminal_width = terminal_width}, out));
+  out << (upload.existed() ? "the server had it already: data set "
+                           : "uploaded as data set ")
+      << upload.dataset().id() << std::endl;
+  request.set_dataset(upload.dataset().id());
+  if (request.model_name().empty()) {
+    request.set_model_name(ModelNameOf(folder));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -46,18 +71,26 @@ ExitCode StartJob(const Connection& connection,
                   const WatchOptions& options, std::ostream& out,
                   std::ostream& err) {
   if (request.request_id().empty()) request.set_request_id(NewUuid());
-  v1::StartFineTuneResponse response;
-  const absl::Status status =
-      StartPatiently(connection, request, options.first_wait / 2, response);
-  if (!status.ok()) {
-    PrintError(connection, status, err);
-    return ExitCodeOf(status);
+  const absl::Duration first_wait = options.first_wait / 2;
+  auto response = StartPatiently(connection, request, first_wait);
+  if ((absl::IsNotFound(response.status()) ||
+       absl::IsPermissionDenied(response.status())) &&
+      IsDatasetFolder(request.dataset())) {
+    const absl::Status uploaded =
+        UploadFor(connection, connection.json ? 0 : options.terminal_width,
+                  request, connection.json ? err : out);
+    response = uploaded.ok() ? StartPatiently(connection, request, first_wait)
+                             : uploaded;
   }
-  const std::string& job_id = response.job().job_id();
+  if (!response.ok()) {
+    PrintError(connection, response.status(), err);
+    return ExitCodeOf(response.status());
+  }
+  const std::string& job_id = response->job().job_id();
   if (connection.json) {
-    PrintJson(response, out);
+    PrintJson(*response, out);
   } else if (request.validate_only()) {
-    PrintPlan(response.job(), out);
+    PrintPlan(response->job(), out);
   } else {
     out << "job " << job_id << std::endl;
   }

@@ -15,7 +15,9 @@ namespace finetune {
 // Starts the job and, where `watch` is set, follows it. A server that does not
 // answer is asked again a few times, over some seconds: with a `request_id`,
 // which is drawn where the request has none, this cannot start a second job.
-// With `validate_only`, prints what the job would be.
+// With `validate_only`, prints what the job would be. A data set that the
+// server does not know, but that is a folder with train/ on this machine, is
+// uploaded first.
 ExitCode StartJob(const Connection& connection,
                   v1::StartFineTuneRequest request, bool watch,
                   const WatchOptions& options, std::ostream& out,

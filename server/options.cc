@@ -80,7 +80,7 @@ void AddJobs(const Adder& add, ServerOptions& options) {
       "Data sets that arrive at once; more are refused")
       ->check(CLI::Range(1, 1000));
   add("--max_upload_bytes", "FINETUNED_MAX_UPLOAD_BYTES",
-      options.max_upload_bytes, "Bytes of an uploaded archive")
+      options.max_upload_bytes, "Bytes of an uploaded data set, unpacked")
       ->check(CLI::Range(uint64_t{1} << 10, uint64_t{1} << 45));
   add("--max_state_bytes", "FINETUNED_MAX_STATE_BYTES", options.max_state_bytes,
       "Bytes of the state folder, beyond which nothing is accepted; 0: any")

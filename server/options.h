@@ -30,7 +30,7 @@ struct ServerOptions {
   int max_running_jobs = 1;      // Trainers at once, >= 1.
   int checkpoint_interval = 60;  // Of a trainer, in seconds, >= 1.
   int max_uploads = 4;           // Data sets that arrive at once, >= 1.
-  uint64_t max_upload_bytes = uint64_t{10} << 30;  // Of one archive.
+  uint64_t max_upload_bytes = uint64_t{10} << 30;  // Of one, unpacked.
   uint64_t max_state_bytes = uint64_t{100} << 30;  // state_dir; 0: no limit.
   int max_images = 64;                             // In a Classify request.
   uint64_t max_image_bytes = 16 << 20;             // Each, encoded.

@@ -21,6 +21,7 @@
 #include "server/jobs/trainer_process.h"
 #include "server/model/device.h"
 #include "server/service/authorizer.h"
+#include "server/service/dataset_service.h"
 #include "server/service/inference_service.h"
 #include "server/service/listening.h"
 #include "server/service/training_service.h"
@@ -93,6 +94,7 @@ struct Server::Rooms {
   JobRunner runner;
   Scheduler scheduler;
   TrainingService training_service;
+  DatasetService dataset_service;
   InferenceService inference_service;
   std::unique_ptr<grpc::Server> grpc_server;
 };
@@ -133,15 +135,17 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
       training_service(
           {.data_root = options.data_root,
            .pretrained = options.pretrained,
-           .find_upload =
-               [](const std::string& id) -> absl::StatusOr<UploadedDataset> {
-             return NoSuchResourceError("dataset", id);
+           .find_upload = [this](const std::string& id)
+               -> absl::StatusOr<UploadedDataset> {
+             ASSIGN_OR_RETURN(const v1::Dataset dataset,
+                              state->datasets().Find(id));
+             return UploadedDataset{state->datasets().PathOf(id),
+                                    dataset.name()};
            },
-           .check_state_room =
-               [this, max_bytes = options.max_state_bytes] {
-                 return state->CheckRoom(max_bytes);
-               }},
+           .check_state_room = [this] { return state->CheckRoom(); }},
           state->jobs(), scheduler, *authorizer),
+      dataset_service({.max_uploads = options.max_uploads}, state->datasets(),
+                      *authorizer),
       inference_service({.max_images = options.max_images,
                          .max_image_bytes = options.max_image_bytes},
                         state->models(), models, batcher, *authorizer) {}
@@ -156,6 +160,7 @@ absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   int port = 0;
   RETURN_IF_ERROR(ConfigureListening(ToListenOptions(options), builder, &port));
   builder.RegisterService(&training_service);
+  builder.RegisterService(&dataset_service);
   builder.RegisterService(&inference_service);
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr || port == 0) {
@@ -212,7 +217,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options) {
   ASSIGN_OR_RETURN(std::string device, ResolveDevice(options.device));
   ASSIGN_OR_RETURN(auto authorizer, OpenAuthorizer(options.token_file));
-  ASSIGN_OR_RETURN(auto state, StateFolder::Open(options.state_dir));
+  ASSIGN_OR_RETURN(
+      auto state,
+      StateFolder::Open(options.state_dir,
+                        {.max_bytes = options.max_state_bytes,
+                         .max_upload_bytes = options.max_upload_bytes}));
   auto rooms = std::make_unique<Rooms>(options, std::move(device),
                                        std::move(state), std::move(authorizer));
   RETURN_IF_ERROR(rooms->Listen(options));

@@ -54,25 +54,32 @@ class StateFolder::Lock {
 };
 
 absl::StatusOr<std::unique_ptr<StateFolder>> StateFolder::Open(
-    const std::filesystem::path& path) {
+    const std::filesystem::path& path, const StateLimits& limits) {
   RETURN_IF_ERROR(MakeFolders(path));
-  auto folder = std::unique_ptr<StateFolder>(new StateFolder(path));
+  auto folder = std::unique_ptr<StateFolder>(new StateFolder(path, limits));
   ASSIGN_OR_RETURN(folder->lock_, Lock::Take(path));
   ASSIGN_OR_RETURN(folder->database_, Database::Open(path / "finetuned.db"));
   ASSIGN_OR_RETURN(folder->jobs_, JobStore::Open(*folder->database_));
   ASSIGN_OR_RETURN(folder->models_,
                    ModelRegistry::Open(path / "models", *folder->database_));
+  DatasetStore::Options datasets{.dir = path / "datasets"};
+  if (limits.max_bytes > 0) datasets.max_total_bytes = limits.max_bytes;
+  if (limits.max_upload_bytes > 0) {
+    datasets.limits.max_total_bytes = limits.max_upload_bytes;
+  }
+  ASSIGN_OR_RETURN(folder->datasets_,
+                   DatasetStore::Open(datasets, *folder->database_));
   return folder;
 }
 
-absl::Status StateFolder::CheckRoom(uint64_t max_bytes) const {
-  if (max_bytes == 0) return absl::OkStatus();
+absl::Status StateFolder::CheckRoom() const {
+  if (limits_.max_bytes == 0) return absl::OkStatus();
   const uint64_t used =
       BytesBelow(path_ / "jobs") + BytesBelow(path_ / "models");
-  if (used < max_bytes) return absl::OkStatus();
+  if (used < limits_.max_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       absl::StrCat("the state folder holds ", used, " bytes, at the limit of ",
-                   max_bytes, " (--max_state_bytes)"));
+                   limits_.max_bytes, " (--max_state_bytes)"));
 }
 
 }  // namespace finetune

@@ -16,6 +16,7 @@
 #include "common/status_macros.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "server/datasets/dataset_store.h"
 #include "server/service/names.h"
 
 namespace finetune {
@@ -40,12 +41,6 @@ std::string DigestOf(const google::protobuf::Message& message) {
     message.SerializeToCodedStream(&out);
   }
   return Sha256Hex(bytes);
-}
-
-bool IsDatasetId(absl::string_view text) {
-  return text.size() == 64 && std::all_of(text.begin(), text.end(), [](char c) {
-           return absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f');
-         });
 }
 
 absl::StatusOr<fs::path> ResolveFolder(const std::string& dataset,

@@ -25,12 +25,15 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context,
 
 }  // namespace
 
-DatasetService::DatasetService(Options options, DatasetStore& store)
-    : options_(options), store_(store) {}
+DatasetService::DatasetService(Options options, DatasetStore& store,
+                               const Authorizer& authorizer)
+    : options_(options), store_(store), authorizer_(authorizer) {}
 
 grpc::ServerReadReactor<v1::UploadDatasetRequest>*
-DatasetService::UploadDataset(grpc::CallbackServerContext* /*context*/,
+DatasetService::UploadDataset(grpc::CallbackServerContext* context,
                               v1::UploadDatasetResponse* response) {
+  using Reactor = grpc::ServerReadReactor<v1::UploadDatasetRequest>;
+  if (auto* no = Refuse<Reactor>(authorizer_, context, Role::kAdmin)) return no;
   return new UploadReactor(store_, uploads_, options_.max_uploads,
                            options_.header_timeout, response);
 }
@@ -39,6 +42,7 @@ grpc::ServerUnaryReactor* DatasetService::ListDatasets(
     grpc::CallbackServerContext* context,
     const v1::ListDatasetsRequest* request,
     v1::ListDatasetsResponse* response) {
+  if (auto* no = Refuse(authorizer_, context, Role::kAdmin)) return no;
   absl::StatusOr<v1::ListDatasetsResponse> list = List(*request);
   if (list.ok()) *response = *std::move(list);
   return Finish(context, list.status());
@@ -67,6 +71,7 @@ grpc::ServerUnaryReactor* DatasetService::DeleteDataset(
     grpc::CallbackServerContext* context,
     const v1::DeleteDatasetRequest* request,
     v1::DeleteDatasetResponse* /*response*/) {
+  if (auto* no = Refuse(authorizer_, context, Role::kAdmin)) return no;
   return Finish(context, Delete(*request));
 }
 

@@ -12,6 +12,7 @@
 #include "finetune/v1/dataset_service.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "server/datasets/dataset_store.h"
+#include "server/service/authorizer.h"
 
 namespace finetune {
 
@@ -23,8 +24,9 @@ class DatasetService final : public v1::DatasetService::CallbackService {
     absl::Duration header_timeout = absl::Seconds(60);
   };
 
-  // Does not own the store, which must outlive the gRPC server, as this must.
-  DatasetService(Options options, DatasetStore& store);
+  // Owns neither; both must outlive the gRPC server, as this must.
+  DatasetService(Options options, DatasetStore& store,
+                 const Authorizer& authorizer);
 
   grpc::ServerReadReactor<v1::UploadDatasetRequest>* UploadDataset(
       grpc::CallbackServerContext* context,
@@ -47,6 +49,7 @@ class DatasetService final : public v1::DatasetService::CallbackService {
 
   const Options options_;
   DatasetStore& store_;
+  const Authorizer& authorizer_;
   std::atomic<int> uploads_ = 0;  // That go on.
 };
 

@@ -74,7 +74,7 @@ class DatasetServiceTest : public ::testing::Test {
     service_.reset();
     store_.reset();
     store_ = *DatasetStore::Open(store_options_, *database_);
-    service_ = std::make_unique<DatasetService>(options_, *store_);
+    service_ = std::make_unique<DatasetService>(options_, *store_, authorizer_);
     grpc::ServerBuilder builder;
     builder.RegisterService(service_.get());
     server_ = builder.BuildAndStart();
@@ -136,6 +136,7 @@ class DatasetServiceTest : public ::testing::Test {
   const TempDir dir_;
   DatasetStore::Options store_options_{.dir = dir_.path() / "datasets"};
   DatasetService::Options options_;
+  const Authorizer authorizer_;  // Allows all.
   const std::unique_ptr<Database> database_ =
       *Database::Open(dir_.path() / "state.db");
   std::unique_ptr<DatasetStore> store_;
@@ -339,7 +340,7 @@ TEST_F(DatasetServiceTest, UploadsGoOnSideBySideOverARealConnection) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
                            &port);
-  DatasetService service({}, *store_);
+  DatasetService service({}, *store_, authorizer_);
   builder.RegisterService(&service);
   const auto server = builder.BuildAndStart();
   const auto stub = v1::DatasetService::NewStub(grpc::CreateChannel(

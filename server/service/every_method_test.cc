@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "gtest/gtest.h"
+#include "server/service/dataset_service.h"
 #include "server/service/inference_service.h"
 #include "server/service/testing/methods.h"
 #include "server/service/training_service.h"
@@ -36,6 +37,7 @@ class EveryMethodTest : public ::testing::Test {
     grpc::ServerBuilder builder;
     builder.RegisterService(&training_);
     builder.RegisterService(&inference_);
+    builder.RegisterService(&dataset_service_);
     server_ = builder.BuildAndStart();
     channel_ = server_->InProcessChannel({});
   }
@@ -59,6 +61,9 @@ class EveryMethodTest : public ::testing::Test {
   Scheduler scheduler_{{}, *store_, runner_};
   TrainingService training_{{}, *store_, scheduler_, *authorizer_};
   InferenceService inference_{{}, *registry_, models_, batcher_, *authorizer_};
+  const std::unique_ptr<DatasetStore> datasets_ =
+      *DatasetStore::Open({.dir = dir_.path() / "datasets"}, *database_);
+  DatasetService dataset_service_{{}, *datasets_, *authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
 };
