@@ -3,6 +3,7 @@
 #include <sstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -37,7 +38,7 @@ v1::FineTuneJob JobOf(int classes) {
   }
   for (int i = 0; i < classes; ++i) {
     auto& one = *job.mutable_dataset_stats()->add_classes();
-    one.set_label("c" + std::to_string(i));
+    one.set_label(absl::StrCat("c", i));
     one.set_train_images(100 + i);
     one.set_test_images(10 + i);
   }

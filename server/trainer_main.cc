@@ -1,10 +1,17 @@
 // finetune-trainer: one job in one process. Reads a TrainerSpec, writes
-// TrainerEvents to standard output and the model to the spec's folder.
+// TrainerEvents to standard output, checkpoints and the model to the spec's
+// folders. SIGTERM: writes a checkpoint and ends. It ends, too, when nobody
+// reads the events any more: a trainer without a server is no use.
 
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <filesystem>
 #include <iostream>
 #include <new>
 #include <stop_token>
@@ -17,6 +24,7 @@
 #include "common/rpc_status.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "google/protobuf/io/zero_copy_stream_impl.h"
 #include "google/protobuf/util/delimited_message_util.h"
 #include "google/protobuf/util/time_util.h"
 #include "server/data/dataset.h"
@@ -40,16 +48,47 @@ int TakeStandardOutput() {
   return events;
 }
 
+// Where the server died before this process could ask to be told (see main),
+// its end of the pipe is closed.
+bool ReaderIsGone(int events) {
+  pollfd pipe = {.fd = events};
+  return poll(&pipe, 1, /*timeout=*/0) == 1 && (pipe.revents & POLLERR) != 0;
+}
+
 class EventWriter {
  public:
   explicit EventWriter(int fd) : fd_(fd) {}
+
+  // Ends the process where the event cannot be written. Checkpoints are whole
+  // at any time.
   void Write(const TrainerEvent& event) const {
-    google::protobuf::util::SerializeDelimitedToFileDescriptor(event, fd_);
+    google::protobuf::io::FileOutputStream stream(fd_);
+    if (google::protobuf::util::SerializeDelimitedToZeroCopyStream(event,
+                                                                   &stream) &&
+        stream.Flush()) {
+      return;
+    }
+    std::cerr << "nobody reads the events: the server is gone" << std::endl;
+    _exit(1);
   }
 
  private:
   const int fd_;
 };
+
+// Waits until no other trainer works in the job's folder: one that a crashed
+// server left behind may still be dying. Held until the process ends.
+absl::Status LockJobFolder(const std::string& spec_file) {
+  const std::filesystem::path folder =
+      std::filesystem::absolute(spec_file).parent_path();
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  while (fd < 0 || flock(fd, LOCK_EX) != 0) {
+    if (fd < 0 || errno != EINTR) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("lock ", folder.native()));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status WriteModel(const TrainerSpec& spec, const Dataset& dataset,
                         const FineTuner::Result& result) {
@@ -62,8 +101,16 @@ absl::Status WriteModel(const TrainerSpec& spec, const Dataset& dataset,
   model.set_test_accuracy(result.test_accuracy);
   model.set_job_id(spec.job_id());
   model.set_weights_sha256(Sha256Hex(weights));
+  model.set_dataset_digest(dataset.stats.digest());
   *model.mutable_create_time() =
       google::protobuf::util::TimeUtil::GetCurrentTime();
+  // What a killed trainer left there must not be published with it.
+  std::error_code error;
+  std::filesystem::remove_all(dir, error);
+  if (error) {
+    return absl::ErrnoToStatus(error.value(),
+                               absl::StrCat("remove ", dir.native()));
+  }
   RETURN_IF_ERROR(MakeFolders(dir));
   RETURN_IF_ERROR(WriteFileAtomically(dir / kWeightsFile, weights));
   return WriteModelFile(dir, model);
@@ -79,9 +126,15 @@ absl::Status Train(const TrainerSpec& spec, const EventWriter& events,
   TrainerEvent scanned;
   *scanned.mutable_dataset_stats() = dataset.stats;
   events.Write(scanned);
+  if (spec.validate_only()) return absl::OkStatus();
 
   torch::set_num_threads(spec.threads());
   ASSIGN_OR_RETURN(FineTuner tuner, FineTuner::Create(spec, dataset));
+  if (!tuner.resumed().empty()) {
+    TrainerEvent resumed;
+    resumed.set_resumed(tuner.resumed());
+    events.Write(resumed);
+  }
   ASSIGN_OR_RETURN(const FineTuner::Result result,
                    tuner.Run(
                        [&](const v1::Progress& progress) {
@@ -97,6 +150,7 @@ absl::Status Train(const TrainerSpec& spec, const EventWriter& events,
 absl::Status TrainCatching(const std::string& spec_file,
                            const EventWriter& events,
                            const std::stop_token& stop) try {
+  RETURN_IF_ERROR(LockJobFolder(spec_file));
   ASSIGN_OR_RETURN(const std::string bytes, ReadFile(spec_file, kMaxSpecBytes));
   TrainerSpec spec;
   if (!spec.ParseFromString(bytes)) {
@@ -118,7 +172,10 @@ absl::Status TrainCatching(const std::string& spec_file,
 
 int Main(const std::string& spec_file) {
   KeepFreedMemory();
-  const EventWriter events(TakeStandardOutput());
+  signal(SIGPIPE, SIG_IGN);  // Writes fail instead.
+  const int out = TakeStandardOutput();
+  if (ReaderIsGone(out)) return 1;
+  const EventWriter events(out);
   std::stop_source stop;
   sigset_t signals;
   sigemptyset(&signals);
@@ -148,7 +205,7 @@ int Main(const std::string& spec_file) {
 }  // namespace finetune
 
 int main(int argc, char** argv) {
-  prctl(PR_SET_PDEATHSIG, SIGKILL);  // A trainer without a server is no use.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   std::string spec_file;
   CLI::App app("Runs one fine-tuning job for finetuned.", "finetune-trainer");
   app.set_version_flag("--version", FINETUNE_VERSION);

@@ -90,5 +90,74 @@ TEST(ScanDatasetTest, OnlyTheFirstHundredSkippedAreListed) {
   EXPECT_EQ(dataset->stats.skipped_size(), 100);
 }
 
+class DigestTest : public ::testing::Test {
+ protected:
+  DigestTest() { WriteTo(dir_, "test"); }
+
+  static void WriteTo(const TempDir& dir, const std::string& test) {
+    const std::string photo = APhoto();
+    dir.Write("train/a/1.jpg", photo);
+    dir.Write("train/b/1.jpg", photo);
+    dir.Write(test + "/a/1.jpg", photo);
+  }
+  static std::string DigestOf(const TempDir& dir) {
+    return Scan(dir)->stats.digest();
+  }
+
+  const TempDir dir_;
+};
+
+TEST_F(DigestTest, EqualDataHasEqualDigestsWhereverItLies) {
+  const TempDir other;
+  WriteTo(other, "val");
+  other.Write("train/a/notes.txt", "skipped files do not count");
+  EXPECT_EQ(DigestOf(other), DigestOf(dir_));
+  EXPECT_EQ(DigestOf(dir_).size(), 64u);
+}
+
+TEST_F(DigestTest, ContentNamesLabelsAndSplitsAllCount) {
+  const std::string before = DigestOf(dir_);
+  const fs::path photo = dir_.path() / "train/b/1.jpg";
+
+  fs::rename(photo, dir_.path() / "train/b/2.jpg");
+  EXPECT_NE(DigestOf(dir_), before);
+  fs::rename(dir_.path() / "train/b/2.jpg", photo);
+  EXPECT_EQ(DigestOf(dir_), before);
+
+  dir_.Write("train/b/1.jpg", APhoto() + "1");  // After the JPEG's end.
+  EXPECT_NE(DigestOf(dir_), before);
+  dir_.Write("train/b/1.jpg", APhoto());
+
+  fs::rename(dir_.path() / "train/b", dir_.path() / "train/c");
+  EXPECT_NE(DigestOf(dir_), before);
+  fs::rename(dir_.path() / "train/c", dir_.path() / "train/b");
+
+  dir_.Write("train/a/2.jpg", APhoto());
+  const std::string in_train = DigestOf(dir_);
+  fs::rename(dir_.path() / "train/a/2.jpg", dir_.path() / "test/a/2.jpg");
+  EXPECT_NE(DigestOf(dir_), in_train);
+  EXPECT_NE(DigestOf(dir_), before);
+}
+
+TEST(ScanDatasetTest, TestImagesThatAreInTrainTooAreCountedAndListed) {
+  const TempDir dir;
+  const std::string photo = APhoto();
+  dir.Write("train/a/1.jpg", photo + "a");
+  dir.Write("train/b/1.jpg", photo + "b");
+  dir.Write("train/b/2.jpg", photo + "b");
+  dir.Write("train/b/broken", "no image");
+  dir.Write("test/a/broken", "no image");  // Not used, so it does not count.
+  dir.Write("test/a/own.jpg", photo + "c");
+  for (int i = 0; i < 101; ++i) {
+    dir.Write("test/b/" + std::to_string(i) + ".jpg", photo + "b");
+  }
+  const auto dataset = Scan(dir);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_EQ(dataset->stats.duplicate_images(), 101);
+  EXPECT_EQ(dataset->stats.duplicates_size(), 100);
+  EXPECT_EQ(dataset->stats.duplicates(0).test_path(), "test/b/0.jpg");
+  EXPECT_EQ(dataset->stats.duplicates(0).train_path(), "train/b/1.jpg");
+}
+
 }  // namespace
 }  // namespace finetune

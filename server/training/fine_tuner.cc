@@ -3,92 +3,20 @@
 #include <malloc.h>
 
 #include <cmath>
-#include <numeric>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/proto_time.h"
 #include "common/status_macros.h"
-#include "server/data/random.h"
 #include "server/data/transforms.h"
+#include "server/training/loaders.h"
 #include "server/training/param_groups.h"
+#include "server/training/warnings.h"
 
 namespace finetune {
 namespace {
 
 constexpr absl::Duration kReportInterval = absl::Milliseconds(200);
-
-// Sums over an epoch, kept on the device: reading them makes the CPU wait.
-class Sums {
- public:
-  explicit Sums(torch::Device device)
-      : loss_(torch::zeros({}, torch::dtype(torch::kFloat64).device(device))),
-        correct_(torch::zeros({}, torch::dtype(torch::kInt64).device(device))) {
-  }
-
-  // `loss` is the mean over the batch.
-  void Add(const torch::Tensor& loss, const torch::Tensor& logits,
-           const torch::Tensor& labels) {
-    const torch::NoGradGuard no_grad;
-    loss_ += loss * labels.size(0);
-    correct_ += logits.argmax(1).eq(labels).sum();
-    count_ += labels.size(0);
-  }
-
-  double Loss() const {
-    return loss_.item<double>() / static_cast<double>(count_);
-  }
-  double Accuracy() const {
-    return correct_.item<double>() / static_cast<double>(count_);
-  }
-
- private:
-  torch::Tensor loss_, correct_;
-  int64_t count_ = 0;
-};
-
-Loader::Options LoaderOptions(const trainer::TrainerSpec& spec) {
-  return {.batch_size = spec.hyper_parameters().batch_size(),
-          .threads = spec.decode_threads(),
-          .floats_per_sample = kInputFloats};
-}
-
-DecodeLimits Limits(const trainer::TrainerSpec& spec) {
-  return {.max_pixels = spec.max_image_pixels()};
-}
-
-// Order and augmentation follow from (seed, epoch) and (seed, epoch, sample).
-Loader TrainLoader(const trainer::TrainerSpec& spec, const Dataset& dataset,
-                   uint64_t epoch) {
-  constexpr uint64_t kOrderStream = UINT64_MAX;  // No sample has this index.
-  const uint64_t seed = spec.hyper_parameters().seed();
-  const std::vector<Sample>& samples = dataset.folder.train;
-  return Loader(LoaderOptions(spec),
-                RandomOrder(samples.size(), Random(seed, epoch, kOrderStream)),
-                [&samples, limits = Limits(spec), seed, epoch](
-                    size_t i, float* image, int64_t* label) -> absl::Status {
-                  ASSIGN_OR_RETURN(const RgbImage rgb,
-                                   ReadImage(samples[i].path, limits));
-                  TrainTransform(rgb, Random(seed, epoch, i), image);
-                  *label = samples[i].label;
-                  return absl::OkStatus();
-                });
-}
-
-Loader TestLoader(const trainer::TrainerSpec& spec, const Dataset& dataset) {
-  const std::vector<Sample>& samples = dataset.folder.test;
-  std::vector<size_t> in_order(samples.size());
-  std::iota(in_order.begin(), in_order.end(), size_t{0});
-  return Loader(LoaderOptions(spec), std::move(in_order),
-                [&samples, limits = Limits(spec)](
-                    size_t i, float* image, int64_t* label) -> absl::Status {
-                  ASSIGN_OR_RETURN(const RgbImage rgb,
-                                   ReadImage(samples[i].path, limits));
-                  TestTransform(rgb, image);
-                  *label = samples[i].label;
-                  return absl::OkStatus();
-                });
-}
 
 absl::Status CheckFinite(double loss, const v1::Progress& progress,
                          const v1::HyperParameters& hyper_parameters) {
@@ -100,69 +28,101 @@ absl::Status CheckFinite(double loss, const v1::Progress& progress,
       hyper_parameters.head_learning_rate(), " (fc): try a tenth of them"));
 }
 
-absl::Status CheckStop(const std::stop_token& stop) {
-  return stop.stop_requested() ? absl::CancelledError("training was stopped")
-                               : absl::OkStatus();
+absl::StatusOr<ResNet18> InitialNet(const trainer::TrainerSpec& spec,
+                                    int64_t classes) {
+  torch::manual_seed(spec.hyper_parameters().seed());
+  if (spec.hyper_parameters().from_scratch()) return ResNet18(classes);
+  ASSIGN_OR_RETURN(StateDict pretrained, ReadStateDict(spec.pretrained()));
+  return WithNewHead(std::move(pretrained), classes);
+}
+
+absl::Duration CheckpointInterval(const trainer::TrainerSpec& spec) {
+  return spec.has_checkpoint_interval() ? FromProto(spec.checkpoint_interval())
+                                        : absl::InfiniteDuration();
 }
 
 }  // namespace
 
-absl::StatusOr<FineTuner> FineTuner::Create(const trainer::TrainerSpec& spec,
-                                            const Dataset& dataset) {
-  torch::manual_seed(spec.hyper_parameters().seed());
+absl::StatusOr<FineTuner> FineTuner::Create(
+    const trainer::TrainerSpec& spec, const Dataset& dataset,
+    const ProgressMeter::ClockFn& clock) {
   const auto classes = static_cast<int64_t>(dataset.folder.classes.size());
-  if (spec.hyper_parameters().from_scratch()) {
-    return FineTuner(spec, dataset, ResNet18(classes));
+  std::optional<Checkpoints> checkpoints;
+  if (!spec.checkpoint_dir().empty()) {
+    ASSIGN_OR_RETURN(checkpoints, Checkpoints::Open(spec.checkpoint_dir()));
   }
-  ASSIGN_OR_RETURN(StateDict pretrained, ReadStateDict(spec.pretrained()));
-  ASSIGN_OR_RETURN(ResNet18 net, WithNewHead(std::move(pretrained), classes));
-  return FineTuner(spec, dataset, std::move(net));
+  const bool resuming = checkpoints.has_value() && !checkpoints->empty();
+  ASSIGN_OR_RETURN(ResNet18 net,
+                   resuming ? ResNet18(classes) : InitialNet(spec, classes));
+  FineTuner tuner(spec, dataset, clock, std::move(net));
+  tuner.checkpoints_ = std::move(checkpoints);
+  if (resuming) {
+    RETURN_IF_ERROR(tuner.Resume());
+  } else {
+    tuner.Warn(DuplicatesWarning(dataset.stats));
+  }
+  return tuner;
 }
 
 FineTuner::FineTuner(const trainer::TrainerSpec& spec, const Dataset& dataset,
-                     ResNet18 net)
+                     const ProgressMeter::ClockFn& clock, ResNet18 net)
     : spec_(spec),
       dataset_(&dataset),
+      clock_(clock),
       device_(spec.device()),
       net_(std::move(net)),
       sgd_(TwoGroupSgd(*net_, spec.hyper_parameters())),
       meter_({.epochs = spec.hyper_parameters().epochs(),
               .batch_size = spec.hyper_parameters().batch_size(),
               .train_images = dataset.stats.train_images(),
-              .test_images = dataset.stats.test_images()}) {
+              .test_images = dataset.stats.test_images()},
+             clock),
+      sums_(device_),
+      last_checkpoint_(clock()) {
   net_->to(device_);
   ToChannelsLast(*net_);
 }
 
-absl::StatusOr<FineTuner::Result> FineTuner::Run(const ReportFn& report,
-                                                 const std::stop_token& stop) {
-  Result result;
-  for (int epoch = 1; epoch <= spec_.hyper_parameters().epochs(); ++epoch) {
-    meter_.BeginEpoch(epoch);
-    RETURN_IF_ERROR(TrainEpoch(epoch, report, stop));
-    ASSIGN_OR_RETURN(v1::EpochMetrics metrics, Evaluate(report, stop));
-    metrics.set_train_loss(meter_.progress().train_loss());
-    metrics.set_train_accuracy(meter_.progress().train_accuracy());
-    if (meter_.EndEpoch(metrics)) {
-      result.best = StateDictOf(*net_);
-      result.test_accuracy = metrics.test_accuracy();
-    }
-    report(meter_.progress());
-  }
-  return result;
+absl::Status FineTuner::Resume() {
+  ASSIGN_OR_RETURN(
+      Checkpoints::Restored restored,
+      checkpoints_->Restore(spec_.hyper_parameters(), dataset_->stats.digest(),
+                            *net_, sgd_));
+  const trainer::CheckpointState& state = restored.state;
+  meter_.Restore(state);
+  sums_ = Sums(device_, state.loss_sum(), state.correct(), state.images());
+  best_ = std::move(restored.best);
+  resumed_ = PositionText(state);
+  return absl::OkStatus();
 }
 
-absl::Status FineTuner::TrainEpoch(int epoch, const ReportFn& report,
+absl::StatusOr<FineTuner::Result> FineTuner::Run(const ReportFn& report,
+                                                 const std::stop_token& stop) {
+  if (!resumed_.empty()) report(meter_.progress());
+  while (RunningEpoch() <= spec_.hyper_parameters().epochs()) {
+    if (meter_.epoch_steps() == 0) meter_.BeginEpoch(RunningEpoch());
+    RETURN_IF_ERROR(TrainEpoch(report, stop));
+    ASSIGN_OR_RETURN(v1::EpochMetrics metrics, Evaluate(report, stop));
+    RETURN_IF_ERROR(EndEpoch(std::move(metrics)));
+    report(meter_.progress());
+  }
+  const v1::Progress& progress = meter_.progress();
+  return Result{.best = std::move(best_),
+                .test_accuracy =
+                    progress.epochs(progress.best_epoch() - 1).test_accuracy()};
+}
+
+absl::Status FineTuner::TrainEpoch(const ReportFn& report,
                                    const std::stop_token& stop) {
   net_->train();
-  Loader batches = TrainLoader(spec_, *dataset_, epoch);
-  Sums sums(device_);
+  Loader batches =
+      TrainLoader(spec_, *dataset_, RunningEpoch(), meter_.epoch_steps());
   while (true) {
-    const absl::Time asked = absl::Now();
+    const absl::Time asked = clock_();
     ASSIGN_OR_RETURN(const Batch* batch, batches.Next());
     if (batch == nullptr) break;
-    RETURN_IF_ERROR(CheckStop(stop));
-    const absl::Duration data_wait = absl::Now() - asked;
+    const absl::Duration data_wait = clock_() - asked;
+    RETURN_IF_ERROR(StopOrCheckpoint(stop));
     const torch::Tensor labels = LabelsOf(*batch);
 
     sgd_.zero_grad();
@@ -172,17 +132,14 @@ absl::Status FineTuner::TrainEpoch(int epoch, const ReportFn& report,
     loss.backward();
     sgd_.step();
 
-    sums.Add(loss, logits, labels);
+    sums_.Add(loss, logits, labels);
     meter_.TrainStep(labels.size(0), data_wait);
-    if (absl::Now() - last_report_ >= kReportInterval) {
-      meter_.SetTraining(sums.Loss(), sums.Accuracy());
-      RETURN_IF_ERROR(CheckFinite(sums.Loss(), meter_.progress(),
-                                  spec_.hyper_parameters()));
+    if (clock_() - last_report_ >= kReportInterval) {
+      RETURN_IF_ERROR(ReadTrainingSums());
     }
     ReportSometimes(report);
   }
-  meter_.SetTraining(sums.Loss(), sums.Accuracy());
-  return CheckFinite(sums.Loss(), meter_.progress(), spec_.hyper_parameters());
+  return ReadTrainingSums();
 }
 
 absl::StatusOr<v1::EpochMetrics> FineTuner::Evaluate(
@@ -191,21 +148,76 @@ absl::StatusOr<v1::EpochMetrics> FineTuner::Evaluate(
   const torch::InferenceMode no_grad;
   Loader batches = TestLoader(spec_, *dataset_);
   Sums sums(device_);
+  ConfusionMatrix confusion(dataset_->stats.classes_size(), device_);
   while (true) {
     ASSIGN_OR_RETURN(const Batch* batch, batches.Next());
     if (batch == nullptr) break;
-    RETURN_IF_ERROR(CheckStop(stop));
+    RETURN_IF_ERROR(StopOrCheckpoint(stop));
     const torch::Tensor labels = LabelsOf(*batch);
     const torch::Tensor logits = net_->forward(ImagesOf(*batch));
     sums.Add(torch::nn::functional::cross_entropy(logits, labels), logits,
              labels);
+    confusion.Add(logits, labels);
     meter_.TestStep(labels.size(0));
     ReportSometimes(report);
   }
   v1::EpochMetrics metrics;
-  metrics.set_test_loss(sums.Loss());
+  metrics.set_train_loss(sums_.MeanLoss());
+  metrics.set_train_accuracy(sums_.Accuracy());
+  metrics.set_test_loss(sums.MeanLoss());
   metrics.set_test_accuracy(sums.Accuracy());
+  confusion.Fill(metrics);
   return metrics;
+}
+
+absl::Status FineTuner::EndEpoch(v1::EpochMetrics metrics) {
+  if (meter_.EndEpoch(std::move(metrics))) best_ = StateDictOf(*net_);
+  sums_ = Sums(device_);
+  Warn(OvershootWarning(*meter_.progress().epochs().rbegin(),
+                        dataset_->stats.classes_size(),
+                        spec_.hyper_parameters()));
+  return WriteCheckpoint();
+}
+
+// Between two batches. While testing, the position stays at the end of the
+// epoch's training, where nothing is lost but the test so far.
+absl::Status FineTuner::StopOrCheckpoint(const std::stop_token& stop) {
+  const bool stopping = stop.stop_requested();
+  const bool due = clock_() - last_checkpoint_ >= CheckpointInterval(spec_);
+  if ((stopping || due) && meter_.epoch_steps() > 0) {
+    RETURN_IF_ERROR(ReadTrainingSums());
+    RETURN_IF_ERROR(WriteCheckpoint());
+  }
+  return stopping ? absl::CancelledError("training was stopped")
+                  : absl::OkStatus();
+}
+
+absl::Status FineTuner::WriteCheckpoint() {
+  if (!checkpoints_.has_value()) return absl::OkStatus();
+  trainer::CheckpointState state;
+  *state.mutable_hyper_parameters() = spec_.hyper_parameters();
+  state.set_dataset_digest(dataset_->stats.digest());
+  meter_.Save(state);
+  state.set_loss_sum(sums_.loss());
+  state.set_correct(sums_.correct());
+  RETURN_IF_ERROR(checkpoints_->Write(*net_, sgd_, best_, std::move(state)));
+  last_checkpoint_ = clock_();
+  return absl::OkStatus();
+}
+
+// Waits for the device.
+absl::Status FineTuner::ReadTrainingSums() {
+  meter_.SetTraining(sums_.MeanLoss(), sums_.Accuracy());
+  return CheckFinite(meter_.progress().train_loss(), meter_.progress(),
+                     spec_.hyper_parameters());
+}
+
+void FineTuner::Warn(const std::string& warning) {
+  if (!warning.empty()) meter_.AddWarning(warning);
+}
+
+int FineTuner::RunningEpoch() const {
+  return meter_.progress().epochs_size() + 1;
 }
 
 // The batch's own memory, as a channels-last tensor; a copy only on a GPU.
@@ -224,8 +236,9 @@ torch::Tensor FineTuner::LabelsOf(const Batch& batch) const {
 }
 
 void FineTuner::ReportSometimes(const ReportFn& report) {
-  if (absl::Now() - last_report_ < kReportInterval) return;
-  last_report_ = absl::Now();
+  const absl::Time now = clock_();
+  if (now - last_report_ < kReportInterval) return;
+  last_report_ = now;
   report(meter_.progress());
 }
 

@@ -5,7 +5,9 @@
 #define SERVER_TRAINING_FINE_TUNER_H_
 
 #include <functional>
+#include <optional>
 #include <stop_token>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,6 +17,8 @@
 #include "server/data/loader.h"
 #include "server/model/resnet18.h"
 #include "server/model/weights.h"
+#include "server/training/checkpoint.h"
+#include "server/training/metrics.h"
 #include "server/training/progress_meter.h"
 #include "torch/torch.h"
 
@@ -23,7 +27,8 @@ namespace finetune {
 // Trains one model. Not thread-safe.
 //
 // On the CPU the weights are a function of the spec, the files, the number of
-// intra-op threads and the machine's instruction set: same inputs, same bits.
+// intra-op threads and the machine's instruction set: same inputs, same bits,
+// also when the process ended at any point and another one took up its work.
 class FineTuner {
  public:
   using ReportFn = std::function<void(const v1::Progress&)>;
@@ -33,40 +38,64 @@ class FineTuner {
     double test_accuracy = 0;
   };
 
-  // Loads the weights, or draws them from the seed. `dataset` must outlive
-  // this. NOT_FOUND or INVALID_ARGUMENT if the weight file is missing or is
-  // not a ResNet18's.
-  static absl::StatusOr<FineTuner> Create(const trainer::TrainerSpec& spec,
-                                          const Dataset& dataset);
-
-  // Trains for all epochs. `report` hears of every epoch's end, and in between
-  // at most five times a second.
+  // Takes up the newest checkpoint in spec.checkpoint_dir. Where there is none,
+  // loads the pretrained weights, or draws them from the seed. Without a
+  // checkpoint_dir no checkpoint is read or written. `dataset` must outlive
+  // this.
   //
-  // CANCELLED within one step of a stop request; OUT_OF_RANGE if the loss
-  // becomes infinite or NaN, with the step and what to try; what the loader
-  // returns if a file changed since the scan. Throws what Torch throws.
+  // NOT_FOUND or INVALID_ARGUMENT if the weight file is missing or is not a
+  // ResNet18's; DATA_LOSS or FAILED_PRECONDITION as Checkpoints::Restore.
+  static absl::StatusOr<FineTuner> Create(
+      const trainer::TrainerSpec& spec, const Dataset& dataset,
+      const ProgressMeter::ClockFn& clock = absl::Now);
+
+  // Where the checkpoint stood, for people; "" if there was none.
+  const std::string& resumed() const { return resumed_; }
+
+  // Trains for all epochs, or those that are left. `report` hears of a resumed
+  // training's state, of every epoch's end, and in between at most five times
+  // a second. Writes a checkpoint after every epoch, and within one when
+  // spec.checkpoint_interval has passed since the last. Once only.
+  //
+  // CANCELLED within one step of a stop request, with a checkpoint of where it
+  // stopped; OUT_OF_RANGE if the loss becomes infinite or NaN, with the step
+  // and what to try; RESOURCE_EXHAUSTED if a checkpoint cannot be written;
+  // what the loader returns if a file changed since the scan. Throws what
+  // Torch throws.
   absl::StatusOr<Result> Run(const ReportFn& report,
                              const std::stop_token& stop);
 
  private:
   FineTuner(const trainer::TrainerSpec& spec, const Dataset& dataset,
-            ResNet18 net);
+            const ProgressMeter::ClockFn& clock, ResNet18 net);
 
-  absl::Status TrainEpoch(int epoch, const ReportFn& report,
-                          const std::stop_token& stop);
+  absl::Status Resume();
+  absl::Status TrainEpoch(const ReportFn& report, const std::stop_token& stop);
   absl::StatusOr<v1::EpochMetrics> Evaluate(const ReportFn& report,
                                             const std::stop_token& stop);
+  absl::Status EndEpoch(v1::EpochMetrics metrics);
+  absl::Status StopOrCheckpoint(const std::stop_token& stop);
+  absl::Status WriteCheckpoint();
+  absl::Status ReadTrainingSums();
+  void Warn(const std::string& warning);
+  int RunningEpoch() const;
   torch::Tensor ImagesOf(const Batch& batch) const;
   torch::Tensor LabelsOf(const Batch& batch) const;
   void ReportSometimes(const ReportFn& report);
 
   trainer::TrainerSpec spec_;
   const Dataset* dataset_;
+  ProgressMeter::ClockFn clock_;
   torch::Device device_;
   ResNet18 net_;
   torch::optim::SGD sgd_;
   ProgressMeter meter_;
-  absl::Time last_report_;
+  Sums sums_;       // Of the running epoch's training.
+  StateDict best_;  // The weights after progress.best_epoch.
+  std::optional<Checkpoints> checkpoints_;
+  std::string resumed_;
+  absl::Time last_report_ = absl::InfinitePast();
+  absl::Time last_checkpoint_;
 };
 
 // Makes malloc keep what is freed, for the whole process: to be called once, at

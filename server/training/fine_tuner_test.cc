@@ -5,60 +5,33 @@
 #include <string>
 #include <vector>
 
-#include "common/file.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/model/safetensors.h"
+#include "server/training/testing/tiny_job.h"
 
 namespace finetune {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::IsOk;
+using testing::ScanTiny;
 using testing::StatusIs;
 using testing::TempDir;
+using testing::TestImage;
+using testing::TinySpec;
+using testing::WriteTinyDataset;
 
-trainer::TrainerSpec Spec() {
-  trainer::TrainerSpec spec;
-  spec.set_device("cpu");
-  spec.set_threads(2);
-  spec.set_decode_threads(1);
-  spec.set_max_image_pixels(1'000'000);
-  auto& p = *spec.mutable_hyper_parameters();
-  p.set_learning_rate(0.01);
-  p.set_head_learning_rate(0.1);
-  p.set_weight_decay(0.001);
-  p.set_momentum(0);
-  p.set_batch_size(3);
-  p.set_epochs(2);
-  p.set_seed(7);
-  p.set_from_scratch(true);
-  return spec;
-}
-
-// Two classes of four training and two test images of the project's own.
+// Two classes of four training and two test images.
 class FineTunerTest : public ::testing::Test {
  protected:
-  FineTunerTest() {
-    const std::string jpeg = Image("landscape_420.jpg");
-    const std::string png = Image("rgb.png");
-    for (const char* i : {"1", "2", "3", "4"}) {
-      dir_.Write(std::string("train/a/") + i, jpeg);
-      dir_.Write(std::string("train/b/") + i, png);
-    }
-    for (const char* i : {"1", "2"}) {
-      dir_.Write(std::string("test/a/") + i, jpeg);
-      dir_.Write(std::string("test/b/") + i, png);
-    }
-  }
+  FineTunerTest() { WriteTinyDataset(dir_, /*train=*/4, /*test=*/2); }
 
-  static std::string Image(const std::string& name) {
-    return *ReadFile(fs::path(FINETUNE_TESTDATA) / "images" / name, 1 << 20);
-  }
-  Dataset Scan() { return *ScanDataset(*OpenImageFolder(dir_.path()), {}, 2); }
+  Dataset Scan() { return ScanTiny(dir_); }
   absl::StatusOr<FineTuner::Result> Train(const trainer::TrainerSpec& spec,
                                           const FineTuner::ReportFn& report,
                                           const std::stop_token& stop = {}) {
@@ -77,7 +50,7 @@ class FineTunerTest : public ::testing::Test {
 };
 
 TEST_F(FineTunerTest, SameJobGivesTheSameBitsWhateverTheDecodeThreads) {
-  auto spec = Spec();
+  auto spec = TinySpec();
   const std::string once = TrainedBytes(spec);
   EXPECT_EQ(TrainedBytes(spec), once);
   spec.set_decode_threads(4);
@@ -89,7 +62,7 @@ TEST_F(FineTunerTest, SameJobGivesTheSameBitsWhateverTheDecodeThreads) {
 TEST_F(FineTunerTest, ProgressIsCompleteAndNeverFalls) {
   std::vector<v1::Progress> reports;
   const auto result =
-      Train(Spec(), [&](const v1::Progress& p) { reports.push_back(p); });
+      Train(TinySpec(), [&](const v1::Progress& p) { reports.push_back(p); });
   ASSERT_THAT(result, IsOk());
   for (size_t i = 1; i < reports.size(); ++i) {
     EXPECT_GE(reports[i].fraction_done(), reports[i - 1].fraction_done());
@@ -113,7 +86,7 @@ TEST_F(FineTunerTest, ProgressIsCompleteAndNeverFalls) {
 // Batch norm counts the batches that it saw in train mode: were it in eval
 // mode while training there would be none, in train mode while testing more.
 TEST_F(FineTunerTest, BatchNormLearnsWhileTrainingAndRestsWhileTesting) {
-  auto spec = Spec();
+  auto spec = TinySpec();
   spec.mutable_hyper_parameters()->set_epochs(1);
   const auto result = Train(spec, [](const auto&) {});
   ASSERT_THAT(result, IsOk());
@@ -121,15 +94,51 @@ TEST_F(FineTunerTest, BatchNormLearnsWhileTrainingAndRestsWhileTesting) {
   EXPECT_GT(result->best.at("bn1.running_mean").abs().max().item<float>(), 0);
 }
 
+TEST_F(FineTunerTest, ConfusionMatrixAndRecallAgreeWithTheTestAccuracy) {
+  dir_.Write("test/b/3", TestImage("rgb24.bmp"));
+  v1::Progress last;
+  ASSERT_THAT(Train(TinySpec(), [&](const auto& p) { last = p; }), IsOk());
+  for (const v1::EpochMetrics& epoch : last.epochs()) {
+    ASSERT_EQ(epoch.confusion_size(), 4);
+    EXPECT_EQ(epoch.confusion(0) + epoch.confusion(1), 2);  // Of class a.
+    EXPECT_EQ(epoch.confusion(2) + epoch.confusion(3), 3);
+    EXPECT_DOUBLE_EQ(
+        epoch.test_accuracy(),
+        static_cast<double>(epoch.confusion(0) + epoch.confusion(3)) / 5);
+    EXPECT_DOUBLE_EQ(epoch.classes(1).recall(),
+                     static_cast<double>(epoch.confusion(3)) / 3);
+  }
+}
+
+TEST_F(FineTunerTest, OvershootAndDuplicatesAreWarnedOf) {
+  dir_.Write("test/b/copy", TestImage("rgb.png"));
+  auto spec = TinySpec();
+  spec.mutable_hyper_parameters()->set_head_learning_rate(1);
+  v1::Progress last;
+  ASSERT_THAT(Train(spec, [&](const auto& p) { last = p; }), IsOk());
+  ASSERT_GT(last.epochs(0).train_loss(), 3);  // Else this test is of no use.
+  ASSERT_GE(last.warnings_size(), 2);
+  EXPECT_THAT(last.warnings(0), HasSubstr("1 of 5 test images are also in"));
+  EXPECT_THAT(last.warnings(1), HasSubstr("epoch 1 overshoots"));
+}
+
+TEST_F(FineTunerTest, CalmTrainingHasNoWarnings) {
+  auto spec = TinySpec();
+  spec.mutable_hyper_parameters()->set_head_learning_rate(0.01);
+  v1::Progress last;
+  ASSERT_THAT(Train(spec, [&](const auto& p) { last = p; }), IsOk());
+  EXPECT_THAT(last.warnings(), ElementsAre());
+}
+
 TEST_F(FineTunerTest, StopRequestEndsTheTraining) {
   std::stop_source stop;
   const auto result = Train(
-      Spec(), [&](const auto&) { stop.request_stop(); }, stop.get_token());
+      TinySpec(), [&](const auto&) { stop.request_stop(); }, stop.get_token());
   EXPECT_THAT(result, StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST_F(FineTunerTest, LossThatIsNotFiniteNamesTheStepAndTheLearningRate) {
-  auto spec = Spec();
+  auto spec = TinySpec();
   spec.mutable_hyper_parameters()->set_learning_rate(10);
   spec.mutable_hyper_parameters()->set_head_learning_rate(100);
   spec.mutable_hyper_parameters()->set_weight_decay(1);
@@ -142,7 +151,7 @@ TEST_F(FineTunerTest, LossThatIsNotFiniteNamesTheStepAndTheLearningRate) {
 
 TEST_F(FineTunerTest, FileThatVanishedSinceTheScanIsNamed) {
   const Dataset dataset = Scan();
-  auto tuner = FineTuner::Create(Spec(), dataset);
+  auto tuner = FineTuner::Create(TinySpec(), dataset);
   ASSERT_THAT(tuner, IsOk());
   fs::remove(dir_.path() / "train/a/2");
   const auto result = tuner->Run([](const auto&) {}, {});
@@ -151,7 +160,7 @@ TEST_F(FineTunerTest, FileThatVanishedSinceTheScanIsNamed) {
 }
 
 TEST_F(FineTunerTest, WeightsOfAnotherModelAreRefused) {
-  auto spec = Spec();
+  auto spec = TinySpec();
   spec.mutable_hyper_parameters()->set_from_scratch(false);
   spec.set_pretrained(fs::path(FINETUNE_TESTDATA) / "state_dict/small.pth");
   EXPECT_THAT(Train(spec, [](const auto&) {}),
@@ -166,7 +175,7 @@ TEST(RealPhotosTest, PretrainedWeightsAreFineTuned) {
   if (weights == nullptr || photos == nullptr) {
     GTEST_SKIP() << "FINETUNE_WEIGHTS and FINETUNE_DATASET are not set";
   }
-  auto spec = Spec();
+  auto spec = TinySpec();
   spec.set_max_image_pixels(64'000'000);
   spec.set_pretrained(weights);
   auto& p = *spec.mutable_hyper_parameters();

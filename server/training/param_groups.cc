@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 namespace finetune {
 
 torch::optim::SGD TwoGroupSgd(const torch::nn::Module& model,
@@ -29,6 +31,42 @@ torch::optim::SGD TwoGroupSgd(const torch::nn::Module& model,
       group(std::move(head), hyper_parameters.head_learning_rate()));
   return torch::optim::SGD(std::move(groups),
                            options(hyper_parameters.learning_rate()));
+}
+
+StateDict MomentumOf(const torch::nn::Module& model,
+                     const torch::optim::SGD& sgd) {
+  StateDict momentum;
+  for (const auto& named : model.named_parameters()) {
+    const auto it = sgd.state().find(named.value().unsafeGetTensorImpl());
+    if (it == sgd.state().end()) continue;
+    momentum[named.key()] =
+        static_cast<const torch::optim::SGDParamState&>(*it->second)
+            .momentum_buffer()
+            .to(torch::kCPU, /*non_blocking=*/false, /*copy=*/true)
+            .contiguous();
+  }
+  return momentum;
+}
+
+absl::Status LoadMomentum(const StateDict& momentum,
+                          const torch::nn::Module& model,
+                          torch::optim::SGD& sgd) {
+  sgd.state().clear();
+  if (momentum.empty()) return absl::OkStatus();
+  const torch::NoGradGuard no_grad;
+  for (const auto& named : model.named_parameters()) {
+    const torch::Tensor& parameter = named.value();
+    const auto it = momentum.find(named.key());
+    if (it == momentum.end() || it->second.sizes() != parameter.sizes() ||
+        it->second.scalar_type() != parameter.scalar_type()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("no momentum that fits ", named.key()));
+    }
+    auto state = std::make_unique<torch::optim::SGDParamState>();
+    state->momentum_buffer(torch::empty_like(parameter).copy_(it->second));
+    sgd.state()[parameter.unsafeGetTensorImpl()] = std::move(state);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace finetune

@@ -1,9 +1,11 @@
-// Which parameter learns how fast.
+// Which parameter learns how fast, and what the optimizer remembers of it.
 
 #ifndef SERVER_TRAINING_PARAM_GROUPS_H_
 #define SERVER_TRAINING_PARAM_GROUPS_H_
 
-#include "finetune/v1/training_service.pb.h"
+#include "absl/status/status.h"
+#include "finetune/v1/job.pb.h"
+#include "server/model/weights.h"
 #include "torch/torch.h"
 
 namespace finetune {
@@ -16,6 +18,20 @@ namespace finetune {
 // REQUIRES: `model` has an "fc" submodule; all four numbers are present.
 torch::optim::SGD TwoGroupSgd(const torch::nn::Module& model,
                               const v1::HyperParameters& hyper_parameters);
+
+// The momentum buffers of `sgd` by the names of their parameters in `model`,
+// copied to the CPU. Empty without momentum, or before the first step.
+StateDict MomentumOf(const torch::nn::Module& model,
+                     const torch::optim::SGD& sgd);
+
+// The reverse: `sgd` goes on as if it had made those steps itself. The buffers
+// get the memory layout of their parameters, which is also that of gradients.
+//
+// INVALID_ARGUMENT if a parameter has no buffer, or one of another shape or
+// type; `sgd` is then of no use. An empty `momentum` is that of no steps.
+absl::Status LoadMomentum(const StateDict& momentum,
+                          const torch::nn::Module& model,
+                          torch::optim::SGD& sgd);
 
 }  // namespace finetune
 

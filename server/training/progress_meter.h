@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "finetune/v1/training_service.pb.h"
+#include "finetune/trainer/trainer.pb.h"
+#include "finetune/v1/job.pb.h"
 
 namespace finetune {
 
@@ -40,22 +42,41 @@ class ProgressMeter {
   // these fills them in.
   const v1::Progress& progress() const { return progress_; }
 
+  // Training steps of the running epoch; 0 between two epochs.
+  int64_t epoch_steps() const { return epoch_steps_; }
+  int64_t steps_per_epoch() const;
+
   // Completes the epoch: fills in its number, duration and images/s, appends
-  // it and finds the best one. Returns whether that is this epoch.
+  // it and finds the best one. Returns whether that is this epoch. Keeps the
+  // progress below 768 KiB: a job's record holds it, and so does every event.
+  // The oldest epochs lose their details by class, the best one last.
   bool EndEpoch(v1::EpochMetrics metrics);
 
   // The loss and accuracy of the epoch so far.
   void SetTraining(double loss, double accuracy);
 
+  void AddWarning(std::string warning);
+
+  // Notes in `state` all that Restore needs: progress, position and times.
+  void Save(trainer::CheckpointState& state) const;
+
+  // Goes on from `state`, of a meter with the same plan, as if no time had
+  // passed since: speed and ETA speak of the work of all the processes. In the
+  // middle of an epoch (epoch_steps() > 0) there must be no BeginEpoch. What a
+  // test phase had done is to be done again; fraction_done waits meanwhile.
+  void Restore(const trainer::CheckpointState& state);
+
  private:
+  void ResetEpoch();
   void UpdateFraction();
 
   const Plan plan_;
   const ClockFn clock_;
-  const absl::Time start_;
+  absl::Time start_;
   absl::Time epoch_start_;
   absl::Duration epoch_train_time_;  // Up to the latest training step.
   absl::Duration epoch_data_wait_;
+  int64_t epoch_steps_ = 0;
   int64_t epoch_images_ = 0;
   double work_done_ = 0;  // In forward passes of one image.
   v1::Progress progress_;
