@@ -316,6 +316,12 @@ TEST(PrintErrorTest, RetryIsRoundedUpToWholeSeconds) {
   EXPECT_EQ(err.str(), "finetune: full\nTry again in 1 s.\n");
 }
 
+TEST(PrintErrorTest, ErrorWithoutAMessageIsNamedByItsCode) {
+  std::ostringstream err;
+  PrintError({}, absl::UnimplementedError(""), err);
+  EXPECT_EQ(err.str(), "finetune: UNIMPLEMENTED\n");
+}
+
 TEST(ParseModelRefTest, TakesANameAndAVersion) {
   EXPECT_EQ(ParseModelRef("hotdog")->name(), "hotdog");
   EXPECT_EQ(ParseModelRef("hotdog")->version(), 0);

@@ -136,7 +136,10 @@ void PrintError(const Connection& connection, const absl::Status& status,
         << " TLS? --server or FINETUNE_SERVER names another HOST:PORT.\n";
     return;
   }
-  err << "finetune: " << status.message() << "\n";
+  err << "finetune: "
+      << (status.message().empty() ? absl::StatusCodeToString(status.code())
+                                   : std::string(status.message()))
+      << "\n";
   const auto retry = RetrySeconds(status);
   if (retry.has_value()) err << "Try again in " << *retry << " s.\n";
 }
