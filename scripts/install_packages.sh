@@ -47,6 +47,12 @@ shared_libraries_of() {
     grep -vE -- '-dev$' | sort -u
 }
 
+# What the fuzzers link: its name carries clang's version.
+fuzzer_runtime() {
+  { dpkg-query -W -f '${Depends}\n' clang || apt-cache depends clang; } 2>/dev/null |
+    sed -nE 's/.*\bclang-([0-9]+).*/libclang-rt-\1-dev/p' | head -n 1
+}
+
 group=${1:-build}
 [[ $group == build || $group == runtime ]] || {
   echo "usage: install_packages.sh [build|runtime]" >&2
@@ -58,7 +64,8 @@ command -v apt-get >/dev/null ||
 if installed libturbojpeg-dev; then
   libraries=("${libraries[@]/#libturbojpeg0-dev/libturbojpeg-dev}")
 fi
-if [[ $group == build ]] && all_installed "${libraries[@]}" "${tools[@]}"; then
+if [[ $group == build ]] &&
+  all_installed "${libraries[@]}" "${tools[@]}" "$(fuzzer_runtime)"; then
   exit 0
 fi
 
@@ -68,7 +75,7 @@ if ! apt-cache show libturbojpeg0-dev >/dev/null 2>&1; then
   libraries=("${libraries[@]/#libturbojpeg0-dev/libturbojpeg-dev}")
 fi
 if [[ $group == build ]]; then
-  packages=("${libraries[@]}" "${tools[@]}")
+  packages=("${libraries[@]}" "${tools[@]}" "$(fuzzer_runtime)")
 else
   mapfile -t packages < <(shared_libraries_of "${libraries[@]}")
   [[ ${#packages[@]} -gt 0 ]] || fail "found no shared libraries to install"

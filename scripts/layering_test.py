@@ -12,7 +12,8 @@ import sys
 import tempfile
 
 # A room may include headers of these places, besides proto and libraries.
-# Patterns are beginnings of paths. Tests and benchmarks may look anywhere.
+# Patterns are beginnings of paths. Tests, benchmarks and fuzzers
+# may look anywhere.
 ROOMS = {
     "common/": ["common/"],
     "client/": ["client/", "common/"],
@@ -88,7 +89,7 @@ def reaches_torch(path, includes, seen):
 
 def faults(path, to, includes):
     """What is wrong with `path` including `to`: a list of sentences."""
-    is_test = re.search(r"_(test|benchmark)\.cc$", path)
+    is_test = re.search(r"_(test|benchmark|fuzzer)\.cc$", path)
     found = []
     rooms = [room for room in ROOMS if path.startswith(room)]
     if rooms and to.startswith(OWN) and not is_test:
