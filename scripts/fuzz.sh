@@ -3,7 +3,7 @@
 # files and on what earlier runs found. Prints one line a fuzzer; fails on a
 # crash, a leak, undefined behaviour, a hang or too much memory, and says where
 # the input is. The corpus grows in build/fuzz/corpus.
-#   fuzz.sh [SECONDS]    all fuzzers together (default 60)
+#   fuzz.sh [SECONDS]    for each fuzzer (default 60); one a core at a time
 # Reads: TMPDIR  where archives are unpacked (default /dev/shm, which is quick)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -43,7 +43,7 @@ run() {
   local status=0 runs peak
   mkdir -p "$corpus" "$found"
   ASAN_OPTIONS=quarantine_size_mb=16 "$fuzz/bin/$name" \
-    -max_total_time=$((seconds / ${#fuzzers[@]} + 1)) -max_len="$max_len" \
+    -max_total_time="$seconds" -max_len="$max_len" \
     -malloc_limit_mb="$malloc_mb" -rss_limit_mb="$rss_mb" -timeout=10 \
     -print_final_stats=1 -artifact_prefix="$found$name-" \
     "$corpus" "$@" >"$log" 2>&1 || status=$?
@@ -71,9 +71,15 @@ if [[ ! -f $fuzz/build.ninja ]]; then
 fi
 cmake --build --preset fuzz
 make_seeds
-failed=0
+failed=0 running=0
 for fuzzer in "${fuzzers[@]}"; do
+  if ((running == $(nproc))); then
+    wait -n || failed=1
+    running=$((running - 1))
+  fi
   # shellcheck disable=SC2086
-  run $fuzzer || failed=1
+  run $fuzzer &
+  running=$((running + 1))
 done
+while ((running-- > 0)); do wait -n || failed=1; done
 exit $failed

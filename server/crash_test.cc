@@ -154,7 +154,7 @@ class CrashTest : public ::testing::Test {
       for (const char* prefix : {"jobs/", "models/pets/"}) {
         if (!name.starts_with(prefix)) continue;
         const size_t begin = std::string(prefix).size();
-        name.replace(begin, name.find('/', begin) - begin, "X");
+        name = absl::StrCat(prefix, "X", name.substr(name.find('/', begin)));
       }
       files.insert(name);
     }

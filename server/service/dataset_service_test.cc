@@ -1,10 +1,13 @@
 #include "server/service/dataset_service.h"
 
 #include <memory>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "client/connection.h"
+#include "client/upload.h"
 #include "common/file.h"
 #include "common/grpc_status.h"
 #include "common/rpc_status.h"
@@ -14,6 +17,7 @@
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
 #include "gtest/gtest.h"
+#include "server/data/image_folder.h"
 #include "server/datasets/testing/test_archive.h"
 
 namespace finetune {
@@ -335,16 +339,27 @@ TEST_F(DatasetServiceTest, DeletedDatasetIsGone) {
   EXPECT_EQ(List(0)->datasets_size(), 0);
 }
 
-TEST_F(DatasetServiceTest, UploadsGoOnSideBySideOverARealConnection) {
-  int port = 0;
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
-                           &port);
-  DatasetService service({}, *store_, authorizer_);
-  builder.RegisterService(&service);
-  const auto server = builder.BuildAndStart();
-  const auto stub = v1::DatasetService::NewStub(grpc::CreateChannel(
-      "127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials()));
+// The same over a port: flow control and early answers are the transport's.
+class DatasetServicePortTest : public DatasetServiceTest {
+ protected:
+  DatasetServicePortTest() {
+    int port = 0;
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
+                             &port);
+    builder.RegisterService(&port_service_);
+    port_server_ = builder.BuildAndStart();
+    connection_.server = "127.0.0.1:" + std::to_string(port);
+    EXPECT_THAT(Connect(connection_), IsOk());
+  }
+
+  DatasetService port_service_{{}, *store_, authorizer_};
+  std::unique_ptr<grpc::Server> port_server_;
+  Connection connection_;
+};
+
+TEST_F(DatasetServicePortTest, UploadsGoOnSideBySide) {
+  const auto stub = v1::DatasetService::NewStub(connection_.channel);
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&stub, i] {
@@ -361,6 +376,42 @@ TEST_F(DatasetServiceTest, UploadsGoOnSideBySideOverARealConnection) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(List(0)->datasets_size(), 4);
+}
+
+TEST_F(DatasetServicePortTest, ClientsFolderIsTakenOnceAndThenKnown) {
+  for (const testing::TestEntry& entry : SmallDataset("My Pets/")) {
+    dir_.Write(entry.path, entry.content);
+  }
+  dir_.Write(
+      "My Pets/train/K\xc3\xa4"
+      "fer/" +
+          std::string(200, 'n'),
+      "x");
+  dir_.Write("My Pets/train/bee/large.bmp", std::string(30 << 20, 'x'));
+  std::ostringstream out;
+  const auto first = UploadFolderOrArchive(connection_, dir_.path() / "My Pets",
+                                           {.terminal_width = 80}, out);
+  ASSERT_THAT(first, IsOk());
+  EXPECT_FALSE(first->existed());
+  EXPECT_EQ(first->dataset().name(), "My Pets");
+  EXPECT_EQ(first->dataset().files(), 5);
+  EXPECT_THAT(OpenImageFolder(store_->PathOf(first->dataset().id()))->classes,
+              ElementsAre("K\xc3\xa4"
+                          "fer",
+                          "ant", "bee"));
+  const auto again =
+      UploadFolderOrArchive(connection_, dir_.path() / "My Pets", {}, out);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(again->existed());
+}
+
+TEST_F(DatasetServicePortTest, ClientStopsWhereTheServerRefuses) {
+  const auto file =
+      dir_.Write("no.tar", std::string(30 << 20, 'x'));  // No archive at all.
+  std::ostringstream out;
+  EXPECT_THAT(UploadFolderOrArchive(connection_, file, {}, out),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(Names(), IsEmpty());
 }
 
 }  // namespace
