@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds and runs all tests: the release build's, then, with sanitizers, those
-# that need no LibTorch. Ends with one line, `N passed, N failed`, and fails if
-# a test failed, a build failed (counted as one) or nothing ran.
+# that need no LibTorch, then each fuzzer for a minute. Ends with one line,
+# `N passed, N failed`, and fails if a test or fuzzer failed, a build failed
+# (counted as one) or nothing ran.
 # Reads: FINETUNE_WEIGHTS, FINETUNE_DATASET  real weights and photos; tests that
 #        need them are skipped without; and setup.sh's
 set -euo pipefail
@@ -58,9 +59,20 @@ configure_and_build() {
   cmake --build --preset "$1"
 }
 
+# fuzz SECONDS: counts each fuzzer as a test.
+fuzz() {
+  echo "== fuzz"
+  local report=build/fuzz.txt found=0 clean
+  scripts/fuzz.sh "$1" | tee "$report" || found=1
+  clean=$(grep -c ': .* nothing found$' "$report") || true
+  passed=$((passed + clean))
+  [[ $found -eq 0 ]] || failed=$((failed + 1))
+}
+
 suite release "$root/scripts/setup.sh"
 suite asan configure_and_build asan
 suite tsan configure_and_build tsan
+fuzz 60
 
 line="$passed passed, $failed failed"
 [[ $skipped -gt 0 ]] && line+=", $skipped skipped"

@@ -61,9 +61,15 @@ ServerProcess::ServerProcess(const std::vector<std::string>& command,
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
   if (error != 0) pid_ = 0;
-  const std::string address = ReadAddress(ends[0]);
-  if (address.empty()) return;
-  channel_ = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  address_ = ReadAddress(ends[0]);
+  if (!address_.empty()) channel_ = Connect();
+}
+
+std::shared_ptr<grpc::Channel> ServerProcess::Connect() const {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(),
+                                   arguments);
 }
 
 ServerProcess::~ServerProcess() { Kill(); }

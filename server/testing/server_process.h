@@ -29,6 +29,10 @@ class ServerProcess {
 
   // Null if it ended without listening.
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+
+  // A channel with a connection of its own.
+  std::shared_ptr<grpc::Channel> Connect() const;
+
   pid_t pid() const { return pid_; }
 
   // SIGKILL, and waits for the end, that of its trainer included.
@@ -48,6 +52,7 @@ class ServerProcess {
   std::vector<pid_t> Children() const;
 
   pid_t pid_ = 0;
+  std::string address_;
   std::shared_ptr<grpc::Channel> channel_;
 };
 
