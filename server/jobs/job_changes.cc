@@ -17,7 +17,6 @@ namespace {
 using google::protobuf::util::TimeUtil;
 
 constexpr int kMaxEvents = 100;
-constexpr size_t kMaxRecordBytes = 1 << 20;
 
 void End(v1::JobState state, v1::FineTuneJob& job) {
   job.set_state(state);
@@ -29,29 +28,12 @@ bool IsCancelling(const v1::FineTuneJob& job) {
   return job.state() == v1::JOB_STATE_CANCELLING;
 }
 
-void ForgetDetails(v1::EpochMetrics& epoch) {
-  epoch.clear_confusion();
-  epoch.clear_classes();
-}
-
-// A thousand epochs of a hundred classes would be more than a message holds.
-void KeepSmall(v1::Progress& progress) {
-  for (auto& epoch : *progress.mutable_epochs()) {
-    if (progress.ByteSizeLong() <= kMaxRecordBytes) return;
-    if (epoch.epoch() != progress.best_epoch()) ForgetDetails(epoch);
-  }
-  if (progress.ByteSizeLong() > kMaxRecordBytes && progress.best_epoch() > 0) {
-    ForgetDetails(*progress.mutable_epochs(progress.best_epoch() - 1));
-  }
-}
-
 void SetProgress(const v1::Progress& progress, v1::FineTuneJob& job) {
   // A trainer that goes on from a checkpoint repeats a few steps.
   const double done =
       std::max(job.progress().fraction_done(), progress.fraction_done());
   *job.mutable_progress() = progress;
   job.mutable_progress()->set_fraction_done(done);
-  KeepSmall(*job.mutable_progress());
 }
 
 }  // namespace

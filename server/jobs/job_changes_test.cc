@@ -55,24 +55,6 @@ TEST(JobChangesTest, OldestEventsAreDroppedAboveAHundred) {
   EXPECT_EQ(job.events(99).message(), "149");
 }
 
-TEST(JobChangesTest, DetailsOfOldEpochsGoBeforeTheRecordGrowsWithoutBound) {
-  trainer::TrainerEvent event;
-  v1::Progress& progress = *event.mutable_progress();
-  progress.set_best_epoch(2);
-  for (int i = 1; i <= 300; ++i) {
-    v1::EpochMetrics& epoch = *progress.add_epochs();
-    epoch.set_epoch(i);
-    epoch.mutable_confusion()->Resize(100 * 100, 1);
-  }
-  v1::FineTuneJob job;
-  Apply(event, job);
-  EXPECT_LE(job.ByteSizeLong(), (1u << 20) + 1000);
-  EXPECT_EQ(job.progress().epochs_size(), 300);
-  EXPECT_EQ(job.progress().epochs(0).confusion_size(), 0);
-  EXPECT_EQ(job.progress().epochs(1).confusion_size(), 10'000);
-  EXPECT_EQ(job.progress().epochs(299).confusion_size(), 10'000);
-}
-
 TEST(JobChangesTest, ResumedJobStartsWithACleanRecord) {
   v1::FineTuneJob job;
   job.set_trainer_restarts(3);

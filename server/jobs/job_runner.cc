@@ -1,8 +1,10 @@
 #include "server/jobs/job_runner.h"
 
+#include <algorithm>
 #include <exception>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -91,6 +93,7 @@ absl::Status JobRunner::Publish(const std::string& job_id) {
   ASSIGN_OR_RETURN(const v1::FineTuneJob job, store_.Get(job_id));
   ASSIGN_OR_RETURN(const Publication publication,
                    publish_(job, jobs_dir_ / job_id / "model"));
+  KeepNewestCheckpoint(job_id);  // Before: a crash then leaves nothing behind.
   absl::Status status = store_.Commit(
       job_id,
       [&](v1::FineTuneJob& record) {
@@ -99,6 +102,19 @@ absl::Status JobRunner::Publish(const std::string& job_id) {
       publication.joint);
   if (!status.ok()) publication.discard();
   return status;
+}
+
+// 45 MB and more each; the one before is of no more use.
+void JobRunner::KeepNewestCheckpoint(const std::string& job_id) const {
+  std::vector<fs::path> checkpoints;
+  std::error_code ignored;
+  for (const auto& entry :
+       fs::directory_iterator(jobs_dir_ / job_id / kCheckpointsDir, ignored)) {
+    checkpoints.push_back(entry.path());
+  }
+  std::sort(checkpoints.begin(), checkpoints.end());  // Named by position.
+  if (!checkpoints.empty()) checkpoints.pop_back();
+  for (const fs::path& old : checkpoints) fs::remove_all(old, ignored);
 }
 
 absl::StatusOr<v1::FineTuneJob> JobRunner::Validate(

@@ -76,6 +76,7 @@ class JobRunner {
   absl::Status Train(const v1::FineTuneJob& job, const std::stop_token& stop);
   absl::Status TrainOnce(const v1::FineTuneJob& job,
                          const std::stop_token& stop);
+  void KeepNewestCheckpoint(const std::string& job_id) const;
   void Take(const std::string& job_id, const trainer::TrainerEvent& event);
   absl::Status Publish(const std::string& job_id);
   trainer::TrainerSpec SpecOf(const v1::FineTuneJob& job,

@@ -94,9 +94,10 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(
   sqlite3_extended_result_codes(connection, 0);
   Transaction settings(connection);
   for (const char* pragma :
-       {"PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL",
-        // The folder is this process's own, by its lock: no shared memory file.
-        "PRAGMA locking_mode = EXCLUSIVE"}) {
+       {// The folder is this process's own, by its lock. Before the log, which
+        // then needs no shared memory file.
+        "PRAGMA locking_mode = EXCLUSIVE", "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL"}) {
     const absl::Status set = settings.Run(pragma);
     if (!set.ok()) {
       return absl::Status(set.code(),

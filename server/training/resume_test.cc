@@ -159,7 +159,12 @@ TEST_P(ResumeTest, InterruptedAfterEveryStepItEndsWithTheSameBits) {
 INSTANTIATE_TEST_SUITE_P(
     All, ResumeTest,
     ::testing::Combine(::testing::Values(0, 0.9),
-                       ::testing::Values(Ending::kStopped, Ending::kKilled)));
+                       ::testing::Values(Ending::kStopped, Ending::kKilled)),
+    [](const auto& info) {
+      return std::string(std::get<0>(info.param) > 0 ? "Momentum" : "Plain") +
+             (std::get<1>(info.param) == Ending::kKilled ? "Killed"
+                                                         : "Stopped");
+    });
 
 TEST_F(ResumeTest, WithDamagedNewestCheckpointItEndsWithTheSameBits) {
   const Outcome expected = Undisturbed(0.9);
