@@ -73,8 +73,10 @@ ExitCode StartJob(const Connection& connection,
   if (request.request_id().empty()) request.set_request_id(NewUuid());
   const absl::Duration first_wait = options.first_wait / 2;
   auto response = StartPatiently(connection, request, first_wait);
+  // ALREADY_EXISTS: perhaps an earlier try of the same, with the upload's id.
   if ((absl::IsNotFound(response.status()) ||
-       absl::IsPermissionDenied(response.status())) &&
+       absl::IsPermissionDenied(response.status()) ||
+       absl::IsAlreadyExists(response.status())) &&
       IsDatasetFolder(request.dataset())) {
     const absl::Status uploaded =
         UploadFor(connection, connection.json ? 0 : options.terminal_width,

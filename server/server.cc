@@ -38,6 +38,9 @@ trainer::TrainerSpec TrainerDefaults(const ServerOptions& options,
                                      const std::string& device) {
   trainer::TrainerSpec spec;
   spec.set_pretrained(std::filesystem::absolute(options.pretrained).string());
+  std::error_code ignored;
+  spec.set_data_root(
+      std::filesystem::canonical(options.data_root, ignored).string());
   spec.set_device(device);
   spec.set_threads(options.threads);
   spec.set_decode_threads(options.decode_threads);
@@ -84,6 +87,7 @@ struct Server::Rooms {
 
   // Loads the default model and tells health whether there is one.
   void ServeDefaultModel();
+  void SetServing(bool inference);
 
   const std::string device;
   const std::unique_ptr<Authorizer> authorizer;
@@ -194,7 +198,7 @@ absl::StatusOr<Publication> Server::Rooms::Prepare(
                                .apply =
                                    [=, this] {
                                      state->models().Adopt(model, promote);
-                                     ServeDefaultModel();
+                                     if (promote) SetServing(true);
                                    }},
                      .discard = [=, this] { state->models().Discard(model); }};
 }
@@ -207,10 +211,14 @@ void Server::Rooms::ServeDefaultModel() {
   } else {
     ready = model.status();
   }
+  SetServing(ready.ok());
+}
+
+void Server::Rooms::SetServing(bool inference) {
   auto* const health = grpc_server->GetHealthCheckService();
   health->SetServingStatus(v1::TrainingService::service_full_name(), true);
   health->SetServingStatus(v1::InferenceService::service_full_name(),
-                           ready.ok());
+                           inference);
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
@@ -219,7 +227,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   ASSIGN_OR_RETURN(auto authorizer, OpenAuthorizer(options.token_file));
   ASSIGN_OR_RETURN(
       auto state,
-      StateFolder::Open(options.state_dir,
+      StateFolder::Open(std::filesystem::absolute(options.state_dir),
                         {.max_bytes = options.max_state_bytes,
                          .max_upload_bytes = options.max_upload_bytes}));
   auto rooms = std::make_unique<Rooms>(options, std::move(device),

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/file.h"
+#include "common/rpc_status.h"
 #include "common/status_macros.h"
 
 namespace finetune {
@@ -20,7 +21,9 @@ uint64_t BytesBelow(const std::filesystem::path& dir) {
        !error && it != end; it.increment(error)) {
     std::error_code vanished;
     const bool is_file = it->is_regular_file(vanished);
-    const uint64_t size = is_file ? it->file_size(vanished) : 0;
+    // A checkpoint's best weights are links to those of another.
+    const uint64_t size =
+        is_file ? it->file_size(vanished) / it->hard_link_count(vanished) : 0;
     if (!vanished) bytes += size;
   }
   return bytes;
@@ -77,9 +80,11 @@ absl::Status StateFolder::CheckRoom() const {
   const uint64_t used =
       BytesBelow(path_ / "jobs") + BytesBelow(path_ / "models");
   if (used < limits_.max_bytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the state folder holds ", used, " bytes, at the limit of ",
-                   limits_.max_bytes, " (--max_state_bytes)"));
+  return RetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat(
+          "the state folder holds ", used, " bytes, at the limit of ",
+          limits_.max_bytes, " (--max_state_bytes)")),
+      absl::Minutes(1));
 }
 
 }  // namespace finetune

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <iostream>
@@ -39,6 +40,9 @@ using trainer::TrainerEvent;
 using trainer::TrainerSpec;
 
 constexpr uint64_t kMaxSpecBytes = 1 << 20;
+
+// Until then there is nothing to save, and SIGTERM ends the process at once.
+std::atomic<bool> is_training = false;
 
 // The standard output as it was; whatever else prints there goes to standard
 // error instead.
@@ -116,9 +120,16 @@ absl::Status WriteModel(const TrainerSpec& spec, const Dataset& dataset,
   return WriteModelFile(dir, model);
 }
 
+// Links may lead anywhere in the data root, and in an upload nowhere out of it.
+std::filesystem::path BoundaryOf(const TrainerSpec& spec) {
+  return IsBelow(spec.dataset_dir(), spec.data_root()) ? spec.data_root()
+                                                       : spec.dataset_dir();
+}
+
 absl::Status Train(const TrainerSpec& spec, const EventWriter& events,
                    const std::stop_token& stop) {
-  ASSIGN_OR_RETURN(ImageFolder folder, OpenImageFolder(spec.dataset_dir()));
+  ASSIGN_OR_RETURN(ImageFolder folder,
+                   OpenImageFolder(spec.dataset_dir(), BoundaryOf(spec)));
   ASSIGN_OR_RETURN(
       const Dataset dataset,
       ScanDataset(std::move(folder), {.max_pixels = spec.max_image_pixels()},
@@ -128,6 +139,7 @@ absl::Status Train(const TrainerSpec& spec, const EventWriter& events,
   events.Write(scanned);
   if (spec.validate_only()) return absl::OkStatus();
 
+  is_training = true;
   torch::set_num_threads(spec.threads());
   ASSIGN_OR_RETURN(FineTuner tuner, FineTuner::Create(spec, dataset));
   if (!tuner.resumed().empty()) {
@@ -184,6 +196,7 @@ int Main(const std::string& spec_file) {
   std::thread([&stop, signals] {
     int signal_number = 0;
     sigwait(&signals, &signal_number);
+    if (!is_training) _exit(1);
     stop.request_stop();
   }).detach();
 

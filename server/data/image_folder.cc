@@ -99,9 +99,41 @@ absl::Status CheckTestClasses(const ImageFolder& folder,
   return absl::OkStatus();
 }
 
+// Only a link can lead out: of the folders on the way, or the file itself.
+absl::Status CheckBoundary(const ImageFolder& folder,
+                           const fs::path& boundary) {
+  fs::path checked;  // The folder of the sample before.
+  for (const auto* split : {&folder.train, &folder.test}) {
+    for (const Sample& sample : *split) {
+      std::error_code ignored;
+      const fs::path parent = sample.path.parent_path();
+      const bool is_new = parent != checked;
+      if ((is_new && !IsBelow(parent, boundary)) ||
+          (fs::is_symlink(sample.path, ignored) &&
+           !IsBelow(sample.path, boundary))) {
+        return absl::PermissionDeniedError(absl::StrCat(
+            "data set ", folder.root.filename().native(), ": ",
+            ToUtf8(sample.path.lexically_relative(folder.root).native()),
+            " leads out of the server's data root"));
+      }
+      checked = parent;
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-absl::StatusOr<ImageFolder> OpenImageFolder(const fs::path& root) {
+bool IsBelow(const fs::path& path, const fs::path& folder) {
+  std::error_code error;
+  const fs::path real = fs::canonical(path, error);
+  const auto [end, unused] =
+      std::mismatch(folder.begin(), folder.end(), real.begin(), real.end());
+  return !error && end == folder.end();
+}
+
+absl::StatusOr<ImageFolder> OpenImageFolder(const fs::path& root,
+                                            const fs::path& boundary) {
   ImageFolder folder{.root = root};
   if (!fs::is_directory(root / "train")) {
     return DatasetError(root, "has no folder train/<class>/");
@@ -126,6 +158,7 @@ absl::StatusOr<ImageFolder> OpenImageFolder(const fs::path& root) {
   RETURN_IF_ERROR(CheckTestClasses(folder, test_dir));
   ASSIGN_OR_RETURN(folder.train, ListSplit(folder, root / "train"));
   ASSIGN_OR_RETURN(folder.test, ListSplit(folder, test_dir));
+  if (!boundary.empty()) RETURN_IF_ERROR(CheckBoundary(folder, boundary));
 
   std::vector<bool> has_files(folder.classes.size());
   for (const Sample& sample : folder.train) has_files[sample.label] = true;

@@ -10,6 +10,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
 
@@ -87,6 +88,28 @@ TEST(ImageFolderTest, DanglingLinksAreLeftOut) {
   const auto folder = OpenImageFolder(dir.path());
   ASSERT_TRUE(folder.ok()) << folder.status();
   EXPECT_EQ(folder->train.size(), 2u);
+}
+
+TEST(ImageFolderTest, LinksMayNotLeadOutOfTheBoundary) {
+  const TempDir dir;
+  for (const char* split : {"train", "test"}) {
+    dir.Write(std::filesystem::path("root/pets") / split / "cat/1.jpg", "");
+    dir.Write(std::filesystem::path("root/pets") / split / "dog/1.jpg", "");
+  }
+  const auto root = std::filesystem::canonical(dir.path() / "root");
+  dir.Write("root/shared/2.jpg", "");
+  dir.Write("secret/3.jpg", "");
+  std::filesystem::create_symlink(root / "shared/2.jpg",
+                                  root / "pets/train/cat/2.jpg");
+  EXPECT_THAT(OpenImageFolder(root / "pets", root), IsOk());
+  EXPECT_THAT(OpenImageFolder(root / "pets", root / "pets"),
+              StatusIs(absl::StatusCode::kPermissionDenied));
+
+  std::filesystem::create_directory_symlink(dir.path() / "secret",
+                                            root / "pets/train/fox");
+  EXPECT_THAT(OpenImageFolder(root / "pets", root),
+              StatusIs(absl::StatusCode::kPermissionDenied));
+  EXPECT_THAT(OpenImageFolder(root / "pets"), IsOk());
 }
 
 }  // namespace

@@ -55,7 +55,9 @@ void AddEvent(absl::string_view message, v1::FineTuneJob& job) {
 }
 
 absl::Status Begin(v1::FineTuneJob& job) {
-  if (IsCancelling(job)) return absl::AbortedError("it is being cancelled");
+  if (IsCancelling(job) || IsTerminal(job.state())) {
+    return absl::AbortedError("it has ended or is being cancelled");
+  }
   job.set_state(v1::JOB_STATE_VALIDATING);
   job.set_queue_position(0);
   if (!job.has_start_time()) {

@@ -22,7 +22,7 @@ std::string NewJobId();
 void AddEvent(absl::string_view message, v1::FineTuneJob& job);
 
 // Leaves the queue: VALIDATING, also for a job that was RUNNING before the
-// server was started again. ABORTED if it is being cancelled.
+// server was started again. ABORTED if it has ended or is being cancelled.
 absl::Status Begin(v1::FineTuneJob& job);
 
 // Takes what the trainer says.

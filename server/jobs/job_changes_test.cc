@@ -35,6 +35,8 @@ TEST(JobChangesTest, EventsOfATrainerLeaveACancellingJobCancelling) {
   EXPECT_EQ(job.state(), v1::JOB_STATE_CANCELLING);
   EXPECT_THAT(Succeed({}, job), StatusIs(absl::StatusCode::kAborted));
   EXPECT_THAT(Begin(job), StatusIs(absl::StatusCode::kAborted));
+  BecomeCancelled(job);
+  EXPECT_THAT(Begin(job), StatusIs(absl::StatusCode::kAborted));
 }
 
 TEST(JobChangesTest, EpochsAndWarningsAreMilestonesAndStepsAreNot) {

@@ -15,6 +15,9 @@ namespace {
 // do not come again with the same number after a crash.
 constexpr uint64_t kReserve = 1000;
 
+// A page fits into a message of 4 MiB, gRPC's default limit.
+constexpr size_t kMaxPageBytes = 3 << 20;
+
 constexpr char kTerminalStates[] = "(5, 6, 7)";
 static_assert(v1::JOB_STATE_SUCCEEDED == 5 && v1::JOB_STATE_FAILED == 6 &&
               v1::JOB_STATE_CANCELLED == 7);
@@ -69,6 +72,7 @@ absl::StatusOr<v1::FineTuneJob> JobStore::Add(v1::FineTuneJob job,
   const auto text_or_null = [](const std::string& text) {
     return text.empty() ? SqlValue() : SqlValue(text);
   };
+  const MutexLock lock(mu_);
   const absl::Status status =
       database_.Commit([&](Transaction& transaction) -> absl::Status {
         if (!origin.dataset_id.empty()) {
@@ -90,7 +94,7 @@ absl::StatusOr<v1::FineTuneJob> JobStore::Add(v1::FineTuneJob job,
              Blob{added.SerializeAsString()}});
       });
   RETURN_IF_ERROR(status);
-  const MutexLock lock(mu_);
+  WriteDirty();
   live_[added.job_id()] = {.latest = first, .reserved = reserved};
   return added;
 }
@@ -150,9 +154,12 @@ absl::StatusOr<JobPage> JobStore::List(const std::vector<v1::JobState>& states,
       {token, int64_t{page_size} + 1},
       [&](const Row& row) { rows.emplace_back(row.Bytes(0), row.Bytes(1)); }));
   JobPage page;
+  size_t bytes = 0;
   const MutexLock lock(mu_);
   for (const auto& [job_id, record] : rows) {
-    if (page.jobs.size() == static_cast<size_t>(page_size)) {
+    bytes += record.size();
+    if (page.jobs.size() == static_cast<size_t>(page_size) ||
+        (!page.jobs.empty() && bytes > kMaxPageBytes)) {
       page.next_token = page.jobs.back().job_id();
       break;
     }
@@ -209,8 +216,9 @@ absl::Status JobStore::Change(const std::string& job_id, const ChangeFn& change,
   if (status.ok() && write) {
     const bool resumed = had_ended && !IsTerminal(next->job().state());
     status = Write(*next, resumed, joint, *live);
-    live->dirty = !status.ok() && durability != Durability::kCommit;
-    if (live->dirty) {
+    const bool kept = !status.ok() && durability != Durability::kCommit;
+    live->dirty = !status.ok() && (live->dirty || kept);
+    if (kept) {
       spdlog::error("job {} is not on disk: {}", job_id, status.ToString());
       status = absl::OkStatus();
     }
@@ -219,8 +227,24 @@ absl::Status JobStore::Change(const std::string& job_id, const ChangeFn& change,
     live->latest = next;
     for (const auto& [id, watch] : live->watches) watch(next);
   }
+  const bool disk_is_well = write && status.ok() && !live->dirty;
   forget_if_ended();
+  if (disk_is_well) WriteDirty();
   return status;
+}
+
+void JobStore::WriteDirty() {
+  for (auto it = live_.begin(); it != live_.end();) {
+    Live& live = it->second;
+    if (live.dirty && Write(*live.latest, false, {}, live).ok()) {
+      live.dirty = false;
+      if (IsTerminal(live.latest->job().state())) {
+        it = live_.erase(it);
+        continue;
+      }
+    }
+    ++it;
+  }
 }
 
 absl::StatusOr<uint64_t> JobStore::Watch(const std::string& job_id,

@@ -83,7 +83,8 @@ class JobStore {
   absl::StatusOr<std::filesystem::path> DatasetDirOf(
       const std::string& job_id) const;
 
-  // Jobs in one of `states`, or all if empty, after the page of `token`.
+  // Jobs in one of `states`, or all if empty, after the page of `token`; fewer
+  // than `page_size` where they would be more than 3 MiB.
   // REQUIRES: page_size >= 1.
   absl::StatusOr<JobPage> List(const std::vector<v1::JobState>& states,
                                int page_size, const std::string& token) const
@@ -144,6 +145,7 @@ class JobStore {
   absl::Status Change(const std::string& job_id, const ChangeFn& change,
                       const Joint& joint, Durability durability)
       ABSL_LOCKS_EXCLUDED(mu_);
+  void WriteDirty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<Live*> LiveOf(const std::string& job_id)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<Snapshot> SnapshotOf(const std::string& job_id) const

@@ -1,5 +1,6 @@
 #include "server/jobs/job_store.h"
 
+#include <cerrno>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "common/testing/temp_dir.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/testing/faulty_disk.h"
 
 namespace finetune {
 namespace {
@@ -224,6 +226,32 @@ TEST_F(JobStoreTest, JointChangeHappensWithTheJobsOrNotAtAll) {
       IsOk());
   EXPECT_TRUE(applied);
   EXPECT_EQ(models(), 1);
+}
+
+TEST_F(JobStoreTest, EndThatTheDiskRefusedIsKeptAndWrittenWhenItIsWell) {
+  Add("a");
+  Commit("a", v1::JOB_STATE_RUNNING);
+  testing::BreakDisk(dir_.path(), 0, ENOSPC);
+  EXPECT_THAT(store_->Record("a", SetState(v1::JOB_STATE_FAILED)), IsOk());
+  EXPECT_THAT(store_->Commit("a", SetState(v1::JOB_STATE_QUEUED)),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(store_->Get("a")->state(), v1::JOB_STATE_FAILED);
+  EXPECT_TRUE(testing::RepairDisk());
+
+  Add("b");
+  Restart();
+  EXPECT_EQ(store_->Get("a")->state(), v1::JOB_STATE_FAILED);
+}
+
+TEST_F(JobStoreTest, PageOfLargeJobsIsCutToWhatAMessageHolds) {
+  for (const char* id : {"a", "b", "c"}) {
+    v1::FineTuneJob job = Job(id);
+    job.set_dataset(std::string(2 << 20, 'x'));
+    ASSERT_THAT(store_->Add(job, {.dataset_dir = "/photos"}), IsOk());
+  }
+  const auto page = store_->List({}, 10, "");
+  EXPECT_THAT(Ids(*page), ElementsAre("c"));
+  EXPECT_THAT(Ids(*store_->List({}, 10, page->next_token)), ElementsAre("b"));
 }
 
 TEST_F(JobStoreTest, RequestIsKnownByItsIdAndItsContent) {

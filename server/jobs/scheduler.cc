@@ -179,11 +179,6 @@ void Scheduler::StopJob(const std::string& job_id, Stop reason) {
   running.source.request_stop();
 }
 
-Scheduler::Stop Scheduler::ReasonOf(const std::string& job_id) {
-  const MutexLock lock(mu_);
-  return running_[job_id].reason;
-}
-
 void Scheduler::NumberQueue() {
   for (size_t i = 0; i < waiting_.size(); ++i) {
     Warn(store_.Report(waiting_[i], Always([i](v1::FineTuneJob& job) {
@@ -207,12 +202,11 @@ void Scheduler::Work() {
       waiting_.pop_front();
       stop = running_[job_id].source.get_token();
       begun = store_.Record(job_id, Begin);
+      if (!begun.ok()) running_.erase(job_id);
       NumberQueue();
     }
-    if (begun.ok()) Run(job_id, stop);
     Warn(begun);
-    const MutexLock lock(mu_);
-    running_.erase(job_id);
+    if (begun.ok()) Run(job_id, stop);
   }
 }
 
@@ -242,8 +236,12 @@ void Scheduler::EnforceDuration(const v1::FineTuneJob& job,
   if (!ended) StopJob(job.job_id(), Stop::kTimedOut);
 }
 
+// Under one lock, so that nobody resumes the job while it still counts as
+// running.
 void Scheduler::End(const std::string& job_id, const absl::Status& status) {
-  const Stop reason = ReasonOf(job_id);
+  const MutexLock lock(mu_);
+  const Stop reason = running_[job_id].reason;
+  running_.erase(job_id);
   if (status.ok()) return spdlog::info("job {} succeeded", job_id);
   if (reason == Stop::kShutdown) return spdlog::info("job {} waits", job_id);
   if (reason == Stop::kCancelled) {

@@ -83,13 +83,13 @@ class Scheduler {
   void NumberQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void StopJob(const std::string& job_id, Stop reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  Stop ReasonOf(const std::string& job_id) ABSL_LOCKS_EXCLUDED(mu_);
 
   void Work() ABSL_LOCKS_EXCLUDED(mu_);
   void Run(const std::string& job_id, const std::stop_token& stop);
   void EnforceDuration(const v1::FineTuneJob& job, const std::stop_token& done)
       ABSL_LOCKS_EXCLUDED(mu_);
-  void End(const std::string& job_id, const absl::Status& status);
+  void End(const std::string& job_id, const absl::Status& status)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   const Options options_;
   JobStore& store_;

@@ -26,6 +26,7 @@
 namespace finetune {
 namespace {
 
+constexpr uintmax_t kMaxLogBytes = 10 << 20;  // Of earlier runs of a job.
 constexpr absl::Duration kGrace = absl::Seconds(10);  // SIGTERM to SIGKILL.
 
 // A child that is running or not yet reaped, so that its pid is its own.
@@ -70,13 +71,16 @@ class Child {
 absl::StatusOr<pid_t> Spawn(const std::filesystem::path& binary,
                             const std::filesystem::path& job_dir, int out) {
   const std::string log = job_dir / "trainer.log";
+  std::error_code ignored;
+  const uintmax_t logged = std::filesystem::file_size(log, ignored);
+  const int cut = !ignored && logged > kMaxLogBytes ? O_TRUNC : 0;
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null",
                                    O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log.c_str(),
-                                   O_WRONLY | O_CREAT | O_APPEND, 0644);
+                                   O_WRONLY | O_CREAT | O_APPEND | cut, 0644);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes,
@@ -160,7 +164,8 @@ absl::Status RunTrainer(const std::filesystem::path& binary,
   if (stop.stop_requested())
     return absl::CancelledError("training was stopped");
   const bool reported =
-      WIFEXITED(wait_status) && !said.ok() && !absl::IsUnknown(said);
+      WIFEXITED(wait_status) && !said.ok() && !absl::IsUnknown(said) &&
+      !absl::IsCancelled(said);  // By a SIGTERM that was not ours.
   return reported ? said : DeathOf(wait_status, job_dir);
 }
 

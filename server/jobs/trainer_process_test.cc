@@ -84,6 +84,13 @@ TEST_F(TrainerProcessTest, ReportedErrorIsReturnedWithItsDetails) {
   EXPECT_EQ(Run("cat " + Events({failed}) + "; exit 1"), error);
 }
 
+TEST_F(TrainerProcessTest, EndBySomebodyElsesSigtermIsADeath) {
+  trainer::TrainerEvent stopped;
+  *stopped.mutable_error() = ToRpcStatus(absl::CancelledError("stopped"));
+  EXPECT_THAT(Run("cat " + Events({stopped}) + "; exit 1"),
+              StatusIs(absl::StatusCode::kAborted));
+}
+
 TEST_F(TrainerProcessTest, DeathIsReportedWithItsCauseAndTheLog) {
   const absl::Status killed = Run("echo oops >&2; kill -9 $$");
   EXPECT_THAT(killed, StatusIs(absl::StatusCode::kAborted));

@@ -16,6 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr char kTakenIn[] = "models taken in";
 constexpr uint64_t kMaxJsonBytes = 16 << 20;
 
 absl::Status CheckFiles(const fs::path& dir) {
@@ -64,9 +65,13 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Open(
   auto registry = std::unique_ptr<ModelRegistry>(
       new ModelRegistry(std::move(models_dir), database));
   const std::vector<Key> versions = registry->VersionsOnDisk();
-  if (database.is_new()) RETURN_IF_ERROR(registry->TakeIn(versions));
+  bool is_first = true;
+  RETURN_IF_ERROR(database.Query("SELECT 1 FROM milestones WHERE name = ?",
+                                 {kTakenIn},
+                                 [&](const Row&) { is_first = false; }));
+  if (is_first) RETURN_IF_ERROR(registry->TakeIn(versions));
   RETURN_IF_ERROR(registry->ReadRows());
-  if (!database.is_new()) registry->RemoveStrangers(versions);
+  registry->RemoveStrangers(versions);
   return registry;
 }
 
@@ -110,22 +115,25 @@ std::vector<ModelRegistry::Key> ModelRegistry::VersionsOnDisk() const {
 }
 
 absl::Status ModelRegistry::TakeIn(const std::vector<Key>& versions) {
-  for (const auto& [name, version] : versions) {
-    v1::ModelRef ref;
-    ref.set_name(name);
-    ref.set_version(version);
-    absl::StatusOr<v1::Model> model = ReadModelFile(DirOf(ref));
-    if (!model.ok()) {
-      spdlog::warn("model left alone: {}", model.status().ToString());
-      continue;
+  return database_.Commit([&](Transaction& transaction) -> absl::Status {
+    for (const auto& [name, version] : versions) {
+      v1::ModelRef ref;
+      ref.set_name(name);
+      ref.set_version(version);
+      absl::StatusOr<v1::Model> model = ReadModelFile(DirOf(ref));
+      if (!model.ok()) {
+        spdlog::warn("set aside: {}", model.status().ToString());
+        const fs::path dir = DirOf(ref);
+        RETURN_IF_ERROR(RenameDurably(dir, dir.native() + ".unreadable"));
+        continue;
+      }
+      *model->mutable_ref() = ref;
+      spdlog::info("the database is new; taking in {}", NameOf(ref));
+      RETURN_IF_ERROR(Insert(*model, /*promote=*/true, transaction));
     }
-    *model->mutable_ref() = ref;
-    spdlog::info("the database is new; taking in {}", NameOf(ref));
-    RETURN_IF_ERROR(database_.Commit([&](Transaction& transaction) {
-      return Insert(*model, /*promote=*/true, transaction);
-    }));
-  }
-  return absl::OkStatus();
+    return transaction.Run("INSERT INTO milestones (name) VALUES (?)",
+                           {kTakenIn});
+  });
 }
 
 void ModelRegistry::RemoveStrangers(const std::vector<Key>& versions) {
@@ -145,7 +153,7 @@ void ModelRegistry::RemoveStrangers(const std::vector<Key>& versions) {
 absl::StatusOr<v1::Model> ModelRegistry::Stage(const std::string& name,
                                                const fs::path& staging) {
   ASSIGN_OR_RETURN(v1::Model model, ReadModelFile(staging));
-  const MutexLock lock(mu_);
+  const MutexLock lock(stage_mu_);
   ASSIGN_OR_RETURN(const int64_t version, NextVersion(name));
   model.mutable_ref()->set_name(name);
   model.mutable_ref()->set_version(version);

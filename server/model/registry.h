@@ -39,7 +39,8 @@ class ModelRegistry {
   // Reads the rows of `database`, which must outlive this, and removes folders
   // in `models_dir` that have none. A row whose files are damaged is logged and
   // not served. Where the database is new, what lies in the folders is taken
-  // in, and the newest version of each name promoted.
+  // in, and the newest version of each name promoted; a version that cannot be
+  // read is set aside as <version>.unreadable.
   static absl::StatusOr<std::unique_ptr<ModelRegistry>> Open(
       std::filesystem::path models_dir, Database& database);
 
@@ -50,7 +51,7 @@ class ModelRegistry {
   // files, to the next version of `name`; nobody knows of it yet.
   absl::StatusOr<v1::Model> Stage(const std::string& name,
                                   const std::filesystem::path& staging)
-      ABSL_LOCKS_EXCLUDED(mu_);
+      ABSL_LOCKS_EXCLUDED(stage_mu_);
   // Insert writes a staged model's row, and its promotion.
   absl::Status Insert(const v1::Model& model, bool promote,
                       Transaction& transaction) const;
@@ -82,10 +83,11 @@ class ModelRegistry {
   void RemoveStrangers(const std::vector<Key>& versions)
       ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<int64_t> NextVersion(const std::string& name) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(stage_mu_);
 
   const std::filesystem::path models_dir_;
   Database& database_;
+  Mutex stage_mu_;  // Apart, since the disk is slow and Resolve must not be.
   mutable Mutex mu_;
   std::map<Key, v1::Model> models_ ABSL_GUARDED_BY(mu_);
   std::vector<Key> promoted_ ABSL_GUARDED_BY(mu_);  // One a name, latest last.

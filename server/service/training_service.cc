@@ -100,11 +100,14 @@ class Watcher final
     const MutexLock lock(mu_);
     if (finished_) return;
     if (latest == nullptr) {
-      return FinishOnce(
-          ToGrpcStatus(absl::UnavailableError("the server is shutting down")));
+      return FinishOnce(ToGrpcStatus(
+          RetryAfter(absl::UnavailableError("the server is shutting down"),
+                     absl::Seconds(10))));
     }
-    if (latest->sequence() <= after_sequence_) {  // It had the job's end.
-      return FinishOnce(grpc::Status::OK);
+    if (latest->sequence() <= after_sequence_) {
+      // It had the job's end, or is ahead of us.
+      if (IsTerminal(latest->job().state())) FinishOnce(grpc::Status::OK);
+      return;
     }
     if (writing_ != nullptr) {
       next_ = latest;

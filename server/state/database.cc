@@ -120,7 +120,6 @@ absl::Status Database::Migrate() {
         absl::StrCat("the state folder was made by a newer finetuned (schema ",
                      version, ", this one knows ", newest, ")"));
   }
-  is_new_ = version == 0;
   for (; version < newest; ++version) {
     RETURN_IF_ERROR(Commit([&](Transaction& transaction) -> absl::Status {
       for (const char* sql : kMigrations[static_cast<size_t>(version)]) {

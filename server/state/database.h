@@ -76,9 +76,6 @@ class Database {
 
   ~Database();
 
-  // Whether Open created the file.
-  bool is_new() const { return is_new_; }
-
   // Runs `work` as one transaction: all of it is on disk when this returns OK,
   // nothing of it otherwise. `work` must not call the database but through its
   // argument.
@@ -98,7 +95,6 @@ class Database {
 
   Mutex mu_;
   sqlite3* const connection_;
-  bool is_new_ = false;
 };
 
 }  // namespace finetune

@@ -41,6 +41,8 @@ inline const std::array<std::vector<const char*>, 1> kMigrations = {{
         "  name TEXT PRIMARY KEY,"
         "  version INTEGER NOT NULL,"
         "  ordinal INTEGER NOT NULL UNIQUE) WITHOUT ROWID",
+        // What has been done once for all, by name.
+        "CREATE TABLE milestones (name TEXT PRIMARY KEY) WITHOUT ROWID",
     },
 }};
 
