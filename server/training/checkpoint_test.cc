@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/model/safetensors.h"
+#include "server/testing/faulty_disk.h"
 #include "server/training/param_groups.h"
 
 namespace finetune {
@@ -271,6 +273,38 @@ TEST_F(CheckpointsTest, FailedWriteNamesThePathAndTouchesNothing) {
   Trained other;
   ASSERT_THAT(Restore(other), IsOk());
   EXPECT_EQ(other.Bytes(), bytes[2]);
+}
+
+TEST_F(CheckpointsTest, DiskThatFailsAtAnyWriteLeavesAWholeCheckpoint) {
+  ASSERT_THAT(Open().Write(*trained_.net, trained_.sgd, {}, At(0, 1)), IsOk());
+  const std::string before = trained_.Bytes();
+  {
+    const torch::NoGradGuard no_grad;
+    trained_.net->fc->bias.add_(1);
+  }
+  const std::string after = trained_.Bytes();
+  for (const int error : {ENOSPC, EIO}) {
+    for (int successes = 0;; ++successes) {
+      Checkpoints checkpoints = Open();
+      testing::BreakDisk(dir_.path(), successes, error);
+      const absl::Status written =
+          checkpoints.Write(*trained_.net, trained_.sgd, {}, At(0, 2));
+      if (!testing::RepairDisk()) break;  // That was the last write.
+      for (const std::string& name : Names()) {
+        EXPECT_FALSE(name.ends_with(".tmp")) << name;
+      }
+      Trained again;
+      ASSERT_THAT(Restore(again), IsOk()) << successes;
+      const std::string restored = again.Bytes();
+      if (written.ok()) {
+        EXPECT_TRUE(restored == after) << successes;
+      } else {
+        EXPECT_THAT(written, StatusIs(absl::StatusCode::kResourceExhausted));
+        EXPECT_TRUE(restored == before || restored == after) << successes;
+      }
+    }
+    fs::remove_all(dir_.path() / Names().back());
+  }
 }
 
 }  // namespace
