@@ -35,19 +35,20 @@ constexpr size_t kMaxPieceBytes = 256 << 10;
 // character set, and loses those that do not fit.
 class Utf8Locale {
  public:
-  Utf8Locale()
-      : locale_(newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr)),
-        before_(locale_ == nullptr ? nullptr : uselocale(locale_)) {}
+  Utf8Locale() : before_(Get() == nullptr ? nullptr : uselocale(Get())) {}
   ~Utf8Locale() {
-    if (locale_ == nullptr) return;
-    uselocale(before_);
-    freelocale(locale_);
+    if (before_ != nullptr) uselocale(before_);
   }
   Utf8Locale(const Utf8Locale&) = delete;
   Utf8Locale& operator=(const Utf8Locale&) = delete;
 
  private:
-  const locale_t locale_;
+  // One for all threads, kept until the process ends; null where there is none.
+  static locale_t Get() {
+    static const locale_t locale = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
+    return locale;
+  }
+
   const locale_t before_;
 };
 
