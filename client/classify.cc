@@ -116,11 +116,10 @@ class Classifier {
     if (batch.files.empty()) return absl::OkStatus();
     *batch.request.mutable_model() = options_.model;
     batch.request.set_top_k(options_.top_k);
-    grpc::ClientContext context;
-    connection_.PrepareCall(context);
     v1::ClassifyResponse response;
     const absl::Status status =
-        FromGrpcStatus(stub_->Classify(&context, batch.request, &response));
+        Call(connection_, *stub_, &v1::InferenceService::Stub::Classify,
+             batch.request, response);
     if (absl::IsInvalidArgument(status) && batch.files.size() == 1) {
       printer_.Error(batch.files[0], status);  // The image's own fault.
       return absl::OkStatus();
@@ -181,10 +180,7 @@ ExitCode ClassifyFiles(const Connection& connection,
     status = classifier.Add(files[i]);
   }
   if (status.ok()) status = classifier.Send();
-  if (!status.ok()) {
-    PrintError(connection, status, err);
-    return ExitCodeOf(status);
-  }
+  if (!status.ok()) return PrintError(connection, status, err);
   return printer.failed() ? kFailed : kDone;
 }
 

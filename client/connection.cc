@@ -126,15 +126,16 @@ ExitCode ExitCodeOf(const absl::Status& status) {
   return silent || absl::IsDeadlineExceeded(status) ? kUnreachable : kFailed;
 }
 
-void PrintError(const Connection& connection, const absl::Status& status,
-                std::ostream& err) {
-  if (ExitCodeOf(status) == kUnreachable) {
+ExitCode PrintError(const Connection& connection, const absl::Status& status,
+                    std::ostream& err) {
+  const ExitCode code = ExitCodeOf(status);
+  if (code == kUnreachable) {
     err << "finetune: no answer from " << connection.server << ": "
         << status.message() << "\n"
         << "Is finetuned running there, "
         << (connection.access.UsesTls() ? "with" : "without")
         << " TLS? --server or FINETUNE_SERVER names another HOST:PORT.\n";
-    return;
+    return code;
   }
   err << "finetune: "
       << (status.message().empty() ? absl::StatusCodeToString(status.code())
@@ -142,6 +143,7 @@ void PrintError(const Connection& connection, const absl::Status& status,
       << "\n";
   const auto retry = RetrySeconds(status);
   if (retry.has_value()) err << "Try again in " << *retry << " s.\n";
+  return code;
 }
 
 void PrintJson(const google::protobuf::Message& message, std::ostream& out) {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/grpc_status.h"
 #include "google/protobuf/message.h"
 #include "grpcpp/grpcpp.h"
 
@@ -47,8 +48,8 @@ struct Connection {
   std::string token;  // Goes with every call unless empty.
   std::shared_ptr<grpc::Channel> channel;
 
-  // One of these before every call: the token, and for a unary call the
-  // deadline.
+  // One of these before every call: the token, and for a unary call, which
+  // Call makes, the deadline.
   void PrepareCall(grpc::ClientContext& context) const;
   void PrepareStream(grpc::ClientContext& context) const;
 };
@@ -62,9 +63,21 @@ absl::Status Connect(Connection& connection);
 // The code for a call that ended with `status`.
 ExitCode ExitCodeOf(const absl::Status& status);
 
-// One or two lines: what went wrong and, where known, what to do.
-void PrintError(const Connection& connection, const absl::Status& status,
-                std::ostream& err);
+// One unary call of `stub`, with the token and the deadline.
+template <typename Stub, typename Request, typename Response>
+absl::Status Call(const Connection& connection, Stub& stub,
+                  grpc::Status (Stub::*method)(grpc::ClientContext*,
+                                               const Request&, Response*),
+                  const Request& request, Response& response) {
+  grpc::ClientContext context;
+  connection.PrepareCall(context);
+  return FromGrpcStatus((stub.*method)(&context, request, &response));
+}
+
+// One or two lines: what went wrong and, where known, what to do. Returns the
+// code for it, with which the command ends.
+ExitCode PrintError(const Connection& connection, const absl::Status& status,
+                    std::ostream& err);
 
 // protobuf's JSON mapping on one line, fields named as in the .proto.
 void PrintJson(const google::protobuf::Message& message, std::ostream& out);

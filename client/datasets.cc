@@ -1,9 +1,8 @@
 #include "client/datasets.h"
 
 #include "absl/strings/str_format.h"
-#include "absl/time/time.h"
+#include "client/job_text.h"
 #include "client/transfer_printer.h"
-#include "common/grpc_status.h"
 #include "finetune/v1/dataset_service.grpc.pb.h"
 
 namespace finetune {
@@ -12,13 +11,10 @@ namespace {
 constexpr int kPageSize = 100;
 
 void PrintLine(const v1::Dataset& dataset, std::ostream& out) {
-  const absl::Time created =
-      absl::FromUnixSeconds(dataset.create_time().seconds());
   out << absl::StreamFormat(
       "%s  %s  %7d files  %9s  %s\n", dataset.id(),
-      absl::FormatTime("%Y-%m-%d %H:%M", created, absl::LocalTimeZone()),
-      dataset.files(), ByteText(static_cast<uint64_t>(dataset.bytes())),
-      dataset.name());
+      LocalTime("%Y-%m-%d %H:%M", dataset.create_time()), dataset.files(),
+      ByteText(static_cast<uint64_t>(dataset.bytes())), dataset.name());
 }
 
 }  // namespace
@@ -29,15 +25,11 @@ ExitCode ListDatasets(const Connection& connection, std::ostream& out,
   v1::ListDatasetsRequest request;
   request.set_page_size(kPageSize);
   do {
-    grpc::ClientContext context;
-    connection.PrepareCall(context);
     v1::ListDatasetsResponse response;
     const absl::Status status =
-        FromGrpcStatus(stub->ListDatasets(&context, request, &response));
-    if (!status.ok()) {
-      PrintError(connection, status, err);
-      return ExitCodeOf(status);
-    }
+        Call(connection, *stub, &v1::DatasetService::Stub::ListDatasets,
+             request, response);
+    if (!status.ok()) return PrintError(connection, status, err);
     if (connection.json) {
       PrintJson(response, out);
     } else {
@@ -51,17 +43,13 @@ ExitCode ListDatasets(const Connection& connection, std::ostream& out,
 ExitCode DeleteDataset(const Connection& connection, const std::string& id,
                        std::ostream& out, std::ostream& err) {
   const auto stub = v1::DatasetService::NewStub(connection.channel);
-  grpc::ClientContext context;
-  connection.PrepareCall(context);
   v1::DeleteDatasetRequest request;
   request.set_id(id);
   v1::DeleteDatasetResponse response;
   const absl::Status status =
-      FromGrpcStatus(stub->DeleteDataset(&context, request, &response));
-  if (!status.ok()) {
-    PrintError(connection, status, err);
-    return ExitCodeOf(status);
-  }
+      Call(connection, *stub, &v1::DatasetService::Stub::DeleteDataset, request,
+           response);
+  if (!status.ok()) return PrintError(connection, status, err);
   if (connection.json) {
     PrintJson(response, out);
   } else {

@@ -21,12 +21,6 @@ double Seconds(const google::protobuf::Duration& duration) {
              google::protobuf::util::TimeUtil::DurationToNanoseconds(duration));
 }
 
-std::string LocalTime(const char* format,
-                      const google::protobuf::Timestamp& time) {
-  return absl::FormatTime(format, absl::FromUnixSeconds(time.seconds()),
-                          absl::LocalTimeZone());
-}
-
 // The longest of the names, at least as long as `heading`.
 int Width(const google::protobuf::RepeatedPtrField<v1::ClassCount>& classes,
           size_t heading) {
@@ -105,6 +99,12 @@ std::string EpochLine(const v1::EpochMetrics& epoch) {
       "epoch %d, loss %.3f, train acc %.3f, test acc %.3f, time %.1f sec",
       epoch.epoch(), epoch.train_loss(), epoch.train_accuracy(),
       epoch.test_accuracy(), Seconds(epoch.duration()));
+}
+
+std::string LocalTime(const char* format,
+                      const google::protobuf::Timestamp& time) {
+  return absl::FormatTime(format, absl::FromUnixSeconds(time.seconds()),
+                          absl::LocalTimeZone());
 }
 
 std::string Clock(const google::protobuf::Duration& duration) {

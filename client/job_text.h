@@ -20,6 +20,10 @@ std::string ModelName(const v1::ModelRef& model);
 // "epoch 1, loss 0.512, train acc 0.781, test acc 0.902, time 31.2 sec".
 std::string EpochLine(const v1::EpochMetrics& epoch);
 
+// As absl::FormatTime, in the machine's time zone.
+std::string LocalTime(const char* format,
+                      const google::protobuf::Timestamp& time);
+
 // "1:05:09", "5:09"; seconds are rounded up.
 std::string Clock(const google::protobuf::Duration& duration);
 

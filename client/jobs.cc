@@ -4,7 +4,6 @@
 #include <memory>
 
 #include "client/job_text.h"
-#include "common/grpc_status.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 
 namespace finetune {
@@ -32,14 +31,10 @@ ExitCode ListJobs(const Connection& connection, const ListOptions& options,
     const int left = options.limit - static_cast<int>(jobs.size());
     request.set_page_size(std::min(left, kMaxPageSize));
     request.set_page_token(page.next_page_token());
-    grpc::ClientContext context;
-    connection.PrepareCall(context);
     const absl::Status status =
-        FromGrpcStatus(stub->ListFineTunes(&context, request, &page));
-    if (!status.ok()) {
-      PrintError(connection, status, err);
-      return ExitCodeOf(status);
-    }
+        Call(connection, *stub, &v1::TrainingService::Stub::ListFineTunes,
+             request, page);
+    if (!status.ok()) return PrintError(connection, status, err);
     for (v1::FineTuneJob& job : *page.mutable_jobs()) {
       if (connection.json) PrintJson(job, out);
       jobs.push_back(std::move(job));
@@ -53,17 +48,13 @@ ExitCode ListJobs(const Connection& connection, const ListOptions& options,
 ExitCode CancelJob(const Connection& connection, const std::string& job_id,
                    std::ostream& out, std::ostream& err) {
   const auto stub = v1::TrainingService::NewStub(connection.channel);
-  grpc::ClientContext context;
-  connection.PrepareCall(context);
   v1::CancelFineTuneRequest request;
   request.set_job_id(job_id);
   v1::CancelFineTuneResponse response;
   const absl::Status status =
-      FromGrpcStatus(stub->CancelFineTune(&context, request, &response));
-  if (!status.ok()) {
-    PrintError(connection, status, err);
-    return ExitCodeOf(status);
-  }
+      Call(connection, *stub, &v1::TrainingService::Stub::CancelFineTune,
+           request, response);
+  if (!status.ok()) return PrintError(connection, status, err);
   PrintState(connection, response, response.job(), out);
   return kDone;
 }
@@ -72,17 +63,13 @@ ExitCode ResumeJob(const Connection& connection, const std::string& job_id,
                    bool watch, const WatchOptions& options, std::ostream& out,
                    std::ostream& err) {
   const auto stub = v1::TrainingService::NewStub(connection.channel);
-  grpc::ClientContext context;
-  connection.PrepareCall(context);
   v1::ResumeFineTuneRequest request;
   request.set_job_id(job_id);
   v1::ResumeFineTuneResponse response;
   const absl::Status status =
-      FromGrpcStatus(stub->ResumeFineTune(&context, request, &response));
-  if (!status.ok()) {
-    PrintError(connection, status, err);
-    return ExitCodeOf(status);
-  }
+      Call(connection, *stub, &v1::TrainingService::Stub::ResumeFineTune,
+           request, response);
+  if (!status.ok()) return PrintError(connection, status, err);
   PrintState(connection, response, response.job(), out);
   return watch ? WatchJob(connection, job_id, options, out, err) : kDone;
 }

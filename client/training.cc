@@ -9,7 +9,6 @@
 #include "absl/time/clock.h"
 #include "client/job_text.h"
 #include "client/upload.h"
-#include "common/grpc_status.h"
 #include "common/status_macros.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 
@@ -31,11 +30,10 @@ absl::StatusOr<v1::StartFineTuneResponse> StartPatiently(
     absl::Duration first_wait) {
   const auto stub = v1::TrainingService::NewStub(connection.channel);
   for (int failures = 0;; ++failures) {
-    grpc::ClientContext context;
-    connection.PrepareCall(context);
     v1::StartFineTuneResponse response;
     const absl::Status status =
-        FromGrpcStatus(stub->StartFineTune(&context, request, &response));
+        Call(connection, *stub, &v1::TrainingService::Stub::StartFineTune,
+             request, response);
     if (status.ok()) return response;
     if (!absl::IsUnavailable(status) || failures == kStartRetries) {
       return status;
@@ -84,10 +82,7 @@ ExitCode StartJob(const Connection& connection,
     response = uploaded.ok() ? StartPatiently(connection, request, first_wait)
                              : uploaded;
   }
-  if (!response.ok()) {
-    PrintError(connection, response.status(), err);
-    return ExitCodeOf(response.status());
-  }
+  if (!response.ok()) return PrintError(connection, response.status(), err);
   const std::string& job_id = response->job().job_id();
   if (connection.json) {
     PrintJson(*response, out);
@@ -107,17 +102,13 @@ ExitCode StartJob(const Connection& connection,
 ExitCode ShowJob(const Connection& connection, const std::string& job_id,
                  std::ostream& out, std::ostream& err) {
   const auto stub = v1::TrainingService::NewStub(connection.channel);
-  grpc::ClientContext context;
-  connection.PrepareCall(context);
   v1::GetProgressRequest request;
   request.set_job_id(job_id);
   v1::GetProgressResponse response;
   const absl::Status status =
-      FromGrpcStatus(stub->GetProgress(&context, request, &response));
-  if (!status.ok()) {
-    PrintError(connection, status, err);
-    return ExitCodeOf(status);
-  }
+      Call(connection, *stub, &v1::TrainingService::Stub::GetProgress, request,
+           response);
+  if (!status.ok()) return PrintError(connection, status, err);
   if (connection.json) {
     PrintJson(response, out);
   } else {

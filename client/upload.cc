@@ -204,8 +204,7 @@ ExitCode UploadDataset(const Connection& connection, const fs::path& path,
   const auto response = UploadFolderOrArchive(connection, path, printed,
                                               connection.json ? err : out);
   if (!response.ok()) {
-    PrintError(connection, response.status(), err);
-    return ExitCodeOf(response.status());
+    return PrintError(connection, response.status(), err);
   }
   if (connection.json) {
     PrintJson(*response, out);

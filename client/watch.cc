@@ -93,8 +93,7 @@ class Watch {
       if (!absl::IsUnavailable(status) || request_.after_sequence() == 0 ||
           waited + wait > options_.patience) {
         printer_.Break();
-        PrintError(connection_, status, err_);
-        return ExitCodeOf(status);
+        return PrintError(connection_, status, err_);
       }
       if (failures == 0) SayLost(status);
       if (interrupt_.WaitFor(wait)) return Interrupted();
