@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <system_error>
@@ -103,6 +104,12 @@ absl::Status RenameDurably(const std::filesystem::path& from,
     return SyncFolder(from.parent_path());
   }
   return absl::OkStatus();
+}
+
+bool IsWithin(const std::filesystem::path& path,
+              const std::filesystem::path& folder) {
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end())
+             .first == folder.end();
 }
 
 absl::Status MakeFolders(const std::filesystem::path& path) {

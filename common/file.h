@@ -32,6 +32,11 @@ absl::Status WriteFileAtomically(const std::filesystem::path& path,
 absl::Status RenameDurably(const std::filesystem::path& from,
                            const std::filesystem::path& to);
 
+// Whether `path` is `folder` or below it, by their letters: both absolute,
+// without links and dots.
+bool IsWithin(const std::filesystem::path& path,
+              const std::filesystem::path& folder);
+
 // mkdir -p.
 absl::Status MakeFolders(const std::filesystem::path& path);
 

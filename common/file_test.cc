@@ -47,6 +47,13 @@ TEST(FileTest, FailedWriteKeepsTheOldContent) {
   EXPECT_EQ(*ReadFile(path, 9), "old");
 }
 
+TEST(FileTest, FolderIsWithinItselfAndNotWithinOneWhoseNameItExtends) {
+  EXPECT_TRUE(IsWithin("/a/b", "/a/b"));
+  EXPECT_TRUE(IsWithin("/a/b/c", "/a/b"));
+  EXPECT_FALSE(IsWithin("/a/bc", "/a/b"));
+  EXPECT_FALSE(IsWithin("/a", "/a/b"));
+}
+
 TEST(FileTest, FolderThatExistsIsNotReplaced) {
   const TempDir dir;
   dir.Write("from/a", "1");

@@ -63,6 +63,11 @@ absl::Status RetryAfter(absl::Status status, absl::Duration delay) {
   return WithDetail(std::move(status), detail);
 }
 
+absl::Status ShuttingDownError() {
+  return RetryAfter(absl::UnavailableError("the server is shutting down"),
+                    absl::Seconds(10));
+}
+
 google::rpc::Status ToRpcStatus(const absl::Status& status) {
   google::rpc::Status out;
   out.set_code(static_cast<int>(status.code()));

@@ -31,6 +31,9 @@ absl::Status PreconditionError(absl::string_view type,
 // `status` with RetryInfo. REQUIRES: !status.ok().
 absl::Status RetryAfter(absl::Status status, absl::Duration delay);
 
+// What the server answers while it shuts down: UNAVAILABLE, try again in 10 s.
+absl::Status ShuttingDownError();
+
 // Both ways keep code, message and details. Messages are cut at 1 KiB, as
 // gRPC sends them in a header of 8 KiB in all.
 google::rpc::Status ToRpcStatus(const absl::Status& status);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "common/utf8.h"
@@ -127,9 +128,7 @@ absl::Status CheckBoundary(const ImageFolder& folder,
 bool IsBelow(const fs::path& path, const fs::path& folder) {
   std::error_code error;
   const fs::path real = fs::canonical(path, error);
-  const auto [end, unused] =
-      std::mismatch(folder.begin(), folder.end(), real.begin(), real.end());
-  return !error && end == folder.end();
+  return !error && IsWithin(real, folder);
 }
 
 absl::StatusOr<ImageFolder> OpenImageFolder(const fs::path& root,

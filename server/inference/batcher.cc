@@ -72,9 +72,7 @@ void Batcher::Submit(ClassifyWork work, DoneFn done) {
   {
     const MutexLock lock(mu_);
     if (closing_) {
-      refused =
-          RetryAfter(absl::UnavailableError("the server is shutting down"),
-                     absl::Seconds(10));
+      refused = ShuttingDownError();
     } else if (waiting_.size() + images > options_.max_waiting) {
       refused = RetryAfter(absl::ResourceExhaustedError(absl::StrCat(
                                waiting_.size(), " images are waiting already")),

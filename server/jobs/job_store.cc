@@ -205,11 +205,6 @@ absl::Status JobStore::Change(const std::string& job_id, const ChangeFn& change,
   auto next = std::make_shared<v1::WatchProgressResponse>(*live->latest);
   next->set_sequence(next->sequence() + 1);
   const bool had_ended = IsTerminal(next->job().state());
-  const auto forget_if_ended = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (IsTerminal(live->latest->job().state()) && !live->dirty) {
-      live_.erase(job_id);
-    }
-  };
   absl::Status status = change(*next->mutable_job());
   const bool write =
       durability != Durability::kReport || next->sequence() > live->reserved;
@@ -228,7 +223,9 @@ absl::Status JobStore::Change(const std::string& job_id, const ChangeFn& change,
     for (const auto& [id, watch] : live->watches) watch(next);
   }
   const bool disk_is_well = write && status.ok() && !live->dirty;
-  forget_if_ended();
+  if (IsTerminal(live->latest->job().state()) && !live->dirty) {
+    live_.erase(job_id);
+  }
   if (disk_is_well) WriteDirty();
   return status;
 }
@@ -253,8 +250,7 @@ absl::StatusOr<uint64_t> JobStore::Watch(const std::string& job_id,
   const MutexLock lock(mu_);
   ASSIGN_OR_RETURN(const Snapshot latest, SnapshotOf(job_id));
   if (watching_ended_) {
-    return RetryAfter(absl::UnavailableError("the server is shutting down"),
-                      absl::Seconds(10));
+    return ShuttingDownError();
   }
   if (latest->sequence() > after_sequence ||
       IsTerminal(latest->job().state())) {

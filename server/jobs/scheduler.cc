@@ -70,8 +70,7 @@ void Scheduler::Recover() {
 
 absl::Status Scheduler::CheckRoom() const {
   if (closing_) {
-    return RetryAfter(absl::UnavailableError("the server is shutting down"),
-                      absl::Seconds(10));
+    return ShuttingDownError();
   }
   if (waiting_.size() >= options_.max_waiting) {
     return RetryAfter(absl::ResourceExhaustedError(absl::StrCat(

@@ -99,15 +99,26 @@ absl::Status ModelRegistry::ReadRows() {
   return absl::OkStatus();
 }
 
+std::vector<int64_t> ModelRegistry::VersionsOf(const std::string& name) const {
+  std::vector<int64_t> versions;
+  std::error_code ignored;  // No folder, no version.
+  for (const auto& entry :
+       fs::directory_iterator(models_dir_ / name, ignored)) {
+    int64_t version = 0;
+    if (absl::SimpleAtoi(entry.path().filename().native(), &version)) {
+      versions.push_back(version);
+    }
+  }
+  return versions;
+}
+
 std::vector<ModelRegistry::Key> ModelRegistry::VersionsOnDisk() const {
   std::vector<Key> found;
   std::error_code ignored;
-  for (const auto& name : fs::directory_iterator(models_dir_, ignored)) {
-    for (const auto& entry : fs::directory_iterator(name.path(), ignored)) {
-      int64_t version = 0;
-      if (absl::SimpleAtoi(entry.path().filename().native(), &version)) {
-        found.emplace_back(name.path().filename(), version);
-      }
+  for (const auto& entry : fs::directory_iterator(models_dir_, ignored)) {
+    const std::string name = entry.path().filename();
+    for (const int64_t version : VersionsOf(name)) {
+      found.emplace_back(name, version);
     }
   }
   std::sort(found.begin(), found.end());
@@ -170,9 +181,7 @@ absl::StatusOr<int64_t> ModelRegistry::NextVersion(
   RETURN_IF_ERROR(
       database_.Query("SELECT MAX(version) FROM models WHERE name = ?", {name},
                       [&](const Row& row) { last = row.Integer(0); }));
-  for (const auto& [folder, version] : VersionsOnDisk()) {
-    if (folder == name) last = std::max(last, version);
-  }
+  for (const int64_t version : VersionsOf(name)) last = std::max(last, version);
   return last + 1;
 }
 

@@ -78,6 +78,7 @@ class ModelRegistry {
       : models_dir_(std::move(models_dir)), database_(database) {}
 
   absl::Status ReadRows() ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<int64_t> VersionsOf(const std::string& name) const;
   std::vector<Key> VersionsOnDisk() const;
   absl::Status TakeIn(const std::vector<Key>& versions);
   void RemoveStrangers(const std::vector<Key>& versions)

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/file.h"
 #include "common/proto_time.h"
 #include "common/rpc_status.h"
 #include "common/sha256.h"
@@ -18,6 +19,7 @@
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "server/datasets/dataset_store.h"
 #include "server/service/names.h"
+#include "server/service/unary.h"
 
 namespace finetune {
 namespace {
@@ -28,8 +30,6 @@ constexpr size_t kMaxPathLength = 4096;
 constexpr size_t kMaxRequestIdLength = 128;
 constexpr size_t kMaxLabels = 64;
 constexpr size_t kMaxLabelValue = 256;
-constexpr int kMaxPageSize = 100;
-constexpr int kDefaultPageSize = 20;
 
 // One message, one digest: maps are written in the order of their keys.
 std::string DigestOf(const google::protobuf::Message& message) {
@@ -52,9 +52,7 @@ absl::StatusOr<fs::path> ResolveFolder(const std::string& dataset,
   }
   // Where a part does not exist, the rest is taken by its letters.
   const fs::path dir = fs::weakly_canonical(root / dataset, error);
-  const auto [end, unused] =
-      std::mismatch(root.begin(), root.end(), dir.begin(), dir.end());
-  if (error || end != root.end()) {
+  if (error || !IsWithin(dir, root)) {
     return absl::PermissionDeniedError(
         "dataset must be below the server's data root");
   }
@@ -233,14 +231,8 @@ absl::StatusOr<JobRequest> ToJobRequest(const v1::StartFineTuneRequest& request,
 }
 
 absl::StatusOr<ListQuery> ToListQuery(const v1::ListFineTunesRequest& request) {
-  ListQuery query{.page_size = request.page_size() == 0 ? kDefaultPageSize
-                                                        : request.page_size(),
-                  .token = request.page_token()};
-  if (query.page_size < 1 || query.page_size > kMaxPageSize) {
-    return InvalidFieldError(
-        "page_size",
-        absl::StrCat("0..", kMaxPageSize, ", not ", request.page_size()));
-  }
+  ListQuery query{.token = request.page_token()};
+  ASSIGN_OR_RETURN(query.page_size, ResolvePageSize(request.page_size()));
   if (!query.token.empty() && (!absl::StartsWith(query.token, "ft-") ||
                                query.token.size() > kMaxNameLength)) {
     return InvalidFieldError("page_token", "one that an earlier response had");

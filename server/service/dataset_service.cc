@@ -4,26 +4,12 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/str_cat.h"
-#include "common/grpc_status.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
+#include "server/service/unary.h"
 #include "server/service/upload_reactor.h"
 
 namespace finetune {
-namespace {
-
-constexpr int kMaxPageSize = 100;
-constexpr int kDefaultPageSize = 20;
-
-grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context,
-                                 const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
-}
-
-}  // namespace
 
 DatasetService::DatasetService(Options options, DatasetStore& store,
                                const Authorizer& authorizer)
@@ -50,15 +36,9 @@ grpc::ServerUnaryReactor* DatasetService::ListDatasets(
 
 absl::StatusOr<v1::ListDatasetsResponse> DatasetService::List(
     const v1::ListDatasetsRequest& request) {
-  if (request.page_size() < 0 || request.page_size() > kMaxPageSize) {
-    return InvalidFieldError(
-        "page_size",
-        absl::StrCat("0..", kMaxPageSize, ", not ", request.page_size()));
-  }
+  ASSIGN_OR_RETURN(const int page_size, ResolvePageSize(request.page_size()));
   ASSIGN_OR_RETURN(DatasetStore::Page page,
-                   store_.List(request.page_size() == 0 ? kDefaultPageSize
-                                                        : request.page_size(),
-                               request.page_token()));
+                   store_.List(page_size, request.page_token()));
   v1::ListDatasetsResponse response;
   for (v1::Dataset& dataset : page.datasets) {
     *response.add_datasets() = std::move(dataset);

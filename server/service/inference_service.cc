@@ -7,6 +7,7 @@
 #include "common/grpc_status.h"
 #include "common/status_macros.h"
 #include "server/service/convert_inference.h"
+#include "server/service/unary.h"
 
 namespace finetune {
 
@@ -34,13 +35,10 @@ grpc::ServerUnaryReactor* InferenceService::Classify(
     grpc::CallbackServerContext* context, const v1::ClassifyRequest* request,
     v1::ClassifyResponse* response) {
   if (auto* no = Refuse(authorizer_, context, Role::kClassify)) return no;
+  absl::StatusOr<ClassifyWork> work = ToWork(*request);
+  if (!work.ok()) return Finish(context, work.status());
   // gRPC keeps request, response, context and reactor alive until Finish.
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::StatusOr<ClassifyWork> work = ToWork(*request);
-  if (!work.ok()) {
-    reactor->Finish(ToGrpcStatus(work.status()));
-    return reactor;
-  }
   work->deadline = absl::FromChrono(context->deadline());
   work->cancelled = [context] { return context->IsCancelled(); };
   const std::shared_ptr<const Servable> servable = work->servable;

@@ -13,16 +13,10 @@
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "server/service/convert_training.h"
+#include "server/service/unary.h"
 
 namespace finetune {
 namespace {
-
-grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context,
-                                 const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
-}
 
 // For the calls that are answered with a job.
 template <typename Response>
@@ -100,9 +94,7 @@ class Watcher final
     const MutexLock lock(mu_);
     if (finished_) return;
     if (latest == nullptr) {
-      return FinishOnce(ToGrpcStatus(
-          RetryAfter(absl::UnavailableError("the server is shutting down"),
-                     absl::Seconds(10))));
+      return FinishOnce(ToGrpcStatus(ShuttingDownError()));
     }
     if (latest->sequence() <= after_sequence_) {
       // It had the job's end, or is ahead of us.
