@@ -27,6 +27,7 @@
 #include "finetune/v1/training_service.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/testing/pictures.h"
 #include "server/testing/server_process.h"
 
 namespace finetune {
@@ -34,6 +35,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::Contains;
+using testing::Image;
 using testing::IsOk;
 using testing::ServerProcess;
 using testing::TempDir;
@@ -41,10 +43,6 @@ using testing::TempDir;
 int Setting(const char* name, int fallback) {
   const char* text = std::getenv(name);
   return text == nullptr ? fallback : std::atoi(text);
-}
-
-std::string Image(const std::string& name) {
-  return *ReadFile(fs::path(FINETUNE_TESTDATA) / "images" / name, 1 << 20);
 }
 
 class CrashTest : public ::testing::Test {

@@ -6,16 +6,15 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "common/file.h"
-#include "common/mutex.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "gtest/gtest.h"
 #include "server/jobs/scheduler.h"
+#include "server/jobs/testing/wait.h"
 #include "server/state_folder.h"
 #include "server/testing/faulty_disk.h"
 
@@ -62,20 +61,7 @@ class Life {
     return scheduler_.Resume(id).status();
   }
   v1::FineTuneJob AwaitEnd(const std::string& id) {
-    Mutex mu;
-    std::optional<v1::FineTuneJob> end;
-    const auto watch =
-        folder_->jobs().Watch(id, 0, [&](const JobStore::Snapshot& latest) {
-          const MutexLock lock(mu);
-          if (IsTerminal(latest->job().state())) end = latest->job();
-        });
-    EXPECT_THAT(watch, IsOk());
-    {
-      const MutexLock lock(mu);
-      mu.Await([&] { return end.has_value(); });
-    }
-    folder_->jobs().Unwatch(id, *watch);
-    return *end;
+    return testing::WaitForEnd(folder_->jobs(), id);
   }
   StateFolder& folder() { return *folder_; }
 

@@ -7,7 +7,6 @@
 #include <memory>
 #include <string>
 
-#include "common/file.h"
 #include "common/grpc_status.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
@@ -18,22 +17,20 @@
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "server/server.h"
+#include "server/testing/pictures.h"
 
 namespace finetune {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using testing::Image;
 using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
 
 constexpr char kAdmin[] = "Bearer admin-0123456789abcdef";
 constexpr char kClassify[] = "Bearer classify-0123456789abcdef";
-
-std::string Image(const std::string& name) {
-  return *ReadFile(fs::path(FINETUNE_TESTDATA) / "images" / name, 1 << 20);
-}
 
 MATCHER_P2(IsError, code, detail,
            "has code " + absl::StatusCodeToString(code) + " and " + detail) {

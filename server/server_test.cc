@@ -5,7 +5,6 @@
 #include <memory>
 #include <string>
 
-#include "common/file.h"
 #include "common/grpc_status.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
@@ -16,6 +15,7 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
+#include "server/testing/pictures.h"
 
 // The whole server over a real port, with real trainer processes: small
 // pictures, from scratch.
@@ -25,14 +25,11 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using testing::Image;
 using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
 using HealthStatus = grpc::health::v1::HealthCheckResponse;
-
-std::string Image(const std::string& name) {
-  return *ReadFile(fs::path(FINETUNE_TESTDATA) / "images" / name, 1 << 20);
-}
 
 class ServerTest : public ::testing::Test {
  protected:

@@ -13,12 +13,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/file.h"
 #include "common/grpc_status.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 #include "gtest/gtest.h"
+#include "server/testing/pictures.h"
 #include "server/testing/server_process.h"
 
 namespace finetune {
@@ -67,8 +67,7 @@ class WatchersTest : public ::testing::Test {
   };
 
   WatchersTest() {
-    const std::string image = *ReadFile(
-        fs::path(FINETUNE_TESTDATA) / "images/landscape_420.jpg", 1 << 20);
+    const std::string image = testing::Image("landscape_420.jpg");
     for (const char* split : {"train", "test"}) {
       for (const char* label : {"cat", "dog"}) {
         dir_.Write(fs::path("data/pets") / split / label / "1.jpg", image);

@@ -104,12 +104,7 @@ class DatasetStoreTest : public ::testing::Test {
   }
 
   std::vector<std::string> Names() const {
-    std::vector<std::string> names;
-    for (const auto& entry :
-         std::filesystem::directory_iterator(options_.dir)) {
-      names.push_back(entry.path().filename());
-    }
-    return names;
+    return testing::NamesIn(options_.dir);
   }
   // Once the sweeper has done its work.
   void AwaitNames(const std::vector<std::string>& expected) const {

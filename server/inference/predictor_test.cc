@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "common/file.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "gtest/gtest.h"
@@ -13,11 +12,13 @@
 #include "server/model/safetensors.h"
 #include "server/model/testing/golden_resnet18.h"
 #include "server/model/weights.h"
+#include "server/testing/pictures.h"
 
 namespace finetune {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::Image;
 using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
@@ -28,9 +29,6 @@ class PredictorTest : public ::testing::Test {
     weights_ = dir_.Write(
         "weights.safetensors",
         SerializeSafetensors(StateDictOf(*testing::GoldenResNet18())));
-  }
-  static std::string Image(const std::string& name) {
-    return *ReadFile(fs::path(FINETUNE_TESTDATA) / "images" / name, 1 << 20);
   }
 
   const TempDir dir_;

@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/jobs/job_changes.h"
+#include "server/jobs/testing/wait.h"
 
 namespace finetune {
 namespace {
@@ -22,31 +23,8 @@ using ::testing::HasSubstr;
 using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
-
-// Blocks until `reached` holds for the job, and returns it.
-template <typename Condition>
-v1::FineTuneJob WaitUntil(JobStore& store, const std::string& id,
-                          Condition reached) {
-  Mutex mu;
-  v1::FineTuneJob found;
-  const auto watch = store.Watch(id, 0, [&](const JobStore::Snapshot& latest) {
-    const MutexLock lock(mu);
-    if (found.job_id().empty() && reached(latest->job())) found = latest->job();
-  });
-  EXPECT_THAT(watch, IsOk());
-  {
-    const MutexLock lock(mu);
-    mu.Await([&] { return !found.job_id().empty(); });
-  }
-  store.Unwatch(id, *watch);
-  return found;
-}
-
-v1::FineTuneJob WaitForEnd(JobStore& store, const std::string& id) {
-  return WaitUntil(store, id, [](const v1::FineTuneJob& job) {
-    return IsTerminal(job.state());
-  });
-}
+using testing::WaitForEnd;
+using testing::WaitUntil;
 
 // Trains until it is told to stop, leaving a checkpoint.
 absl::Status Endless(const std::filesystem::path& job_dir,

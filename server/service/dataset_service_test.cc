@@ -126,12 +126,7 @@ class DatasetServiceTest : public ::testing::Test {
   }
 
   std::vector<std::string> Names() const {
-    std::vector<std::string> names;
-    for (const auto& entry :
-         std::filesystem::directory_iterator(store_options_.dir)) {
-      names.push_back(entry.path().filename());
-    }
-    return names;
+    return testing::NamesIn(store_options_.dir);
   }
   void AwaitNames(const std::vector<std::string>& expected) const {
     while (Names() != expected) std::this_thread::yield();

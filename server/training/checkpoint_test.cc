@@ -101,14 +101,7 @@ class CheckpointsTest : public ::testing::Test {
     Checkpoints checkpoints = Open();
     return checkpoints.Restore(Recipe(), digest, *into.net, into.sgd);
   }
-  std::vector<std::string> Names() {
-    std::vector<std::string> names;
-    for (const auto& entry : fs::directory_iterator(dir_.path())) {
-      names.push_back(entry.path().filename());
-    }
-    std::sort(names.begin(), names.end());
-    return names;
-  }
+  std::vector<std::string> Names() { return testing::NamesIn(dir_.path()); }
   void Damage(const std::string& name) {
     const fs::path file = dir_.path() / name;
     std::string bytes = *ReadFile(file, 1 << 30);
