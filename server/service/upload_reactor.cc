@@ -98,6 +98,7 @@ absl::Status UploadReactor::Begin(bool came) {
 }
 
 absl::Status UploadReactor::TakeSlot() {
+  const MutexLock lock(mu_);
   has_slot_ = true;
   if (++uploads_ <= max_uploads_) return absl::OkStatus();
   return RetryAfter(absl::ResourceExhaustedError(absl::StrCat(
@@ -139,7 +140,10 @@ void UploadReactor::End(const absl::StatusOr<v1::Dataset>& dataset,
 }
 
 void UploadReactor::FinishOnce(const absl::Status& status) {
-  if (!std::exchange(finished_, true)) Finish(ToGrpcStatus(status));
+  if (std::exchange(finished_, true)) return;
+  // Before the answer: who has it may begin the next upload.
+  if (std::exchange(has_slot_, false)) --uploads_;
+  Finish(ToGrpcStatus(status));
 }
 
 void UploadReactor::OnHeaderAlarm(bool expired) {
@@ -159,7 +163,6 @@ void UploadReactor::OnDone() {
     upload = std::move(upload_);
   }
   upload.reset();  // It has ended; its thread may take mu_ a last time.
-  if (has_slot_) --uploads_;
   header_alarm_.Cancel();
   Release();
 }

@@ -35,7 +35,7 @@ class UploadReactor final
  private:
   // Answers the first message. An error ends the call.
   absl::Status Begin(bool came) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status TakeSlot();
+  absl::Status TakeSlot() ABSL_LOCKS_EXCLUDED(mu_);
   void AddChunk(Upload& upload);
   void ReadNext() ABSL_LOCKS_EXCLUDED(mu_);
   void End(const absl::StatusOr<v1::Dataset>& dataset, bool existed)
@@ -50,12 +50,12 @@ class UploadReactor final
   const int max_uploads_;
   v1::UploadDatasetResponse* const response_;
   v1::UploadDatasetRequest request_;  // Belongs to the read that goes on.
-  bool has_slot_ = false;
 
   Mutex mu_;
   bool header_came_ ABSL_GUARDED_BY(mu_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  bool has_slot_ ABSL_GUARDED_BY(mu_) = false;
   std::unique_ptr<Upload> upload_ ABSL_GUARDED_BY(mu_);
 
   grpc::Alarm header_alarm_;
