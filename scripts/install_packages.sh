@@ -11,6 +11,7 @@ libraries=(
   libgrpc++-dev libprotobuf-dev libabsl-dev libssl-dev
   libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
   libturbojpeg0-dev libspdlog-dev libsqlite3-dev libarchive-dev zlib1g-dev
+  libdnnl-dev libonnx-dev prometheus-cpp-dev
 )
 tools=(
   build-essential cmake ninja-build ccache pkg-config

@@ -29,8 +29,10 @@ ROOMS = {
     "server/inference/predictor": ["server/inference/", "server/data/",
                                    "server/model/", "common/"],
     "server/service/": ["server/service/", "server/jobs/",
-                        "server/inference/batcher", "server/inference/servable",
+                        "server/inference/batcher",
+                        "server/inference/classifier",
                         "server/inference/model_cache",
+                        "server/inference/servable",
                         "server/model/registry", "server/datasets/",
                         "common/"],
 }
@@ -89,7 +91,7 @@ def reaches_torch(path, includes, seen):
 
 def faults(path, to, includes):
     """What is wrong with `path` including `to`: a list of sentences."""
-    is_test = re.search(r"_(test|benchmark|fuzzer)\.cc$", path)
+    is_test = re.search(r"_(test|benchmark|fuzzer)\.cc$|/testing/", path)
     found = []
     rooms = [room for room in ROOMS if path.startswith(room)]
     if rooms and to.startswith(OWN) and not is_test:

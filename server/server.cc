@@ -14,6 +14,7 @@
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "server/inference/batcher.h"
+#include "server/inference/classifier.h"
 #include "server/inference/model_cache.h"
 #include "server/inference/predictor.h"
 #include "server/jobs/job_runner.h"
@@ -95,6 +96,7 @@ struct Server::Rooms {
   const std::unique_ptr<StateFolder> state;
   ModelCache models;
   Batcher batcher;
+  Classifier classifier;
   JobRunner runner;
   Scheduler scheduler;
   TrainingService training_service;
@@ -123,6 +125,9 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
           }),
       batcher({.max_batch = options.max_batch,
                .max_waiting = options.max_queued_images}),
+      classifier(
+          [this](const auto& ref) { return state->models().Resolve(ref); },
+          models, batcher),
       runner(
           state->jobs_dir(), TrainerDefaults(options, device), state->jobs(),
           [binary = options.trainer](const auto& job_dir, const auto& spec,
@@ -152,7 +157,7 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
                       *authorizer),
       inference_service({.max_images = options.max_images,
                          .max_image_bytes = options.max_image_bytes},
-                        state->models(), models, batcher, *authorizer) {}
+                        classifier, *authorizer) {}
 
 absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);

@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "server/service/dataset_service.h"
 #include "server/service/inference_service.h"
+#include "server/service/testing/fake_inference.h"
 #include "server/service/testing/methods.h"
 #include "server/service/training_service.h"
 
@@ -46,23 +47,17 @@ class EveryMethodTest : public ::testing::Test {
   std::unique_ptr<Authorizer> authorizer_ = *Authorizer::Open(dir_.Write(
       "tokens",
       std::string("admin ") + kAdminToken + "\nclassify " + kClassifyToken));
-  const std::unique_ptr<Database> database_ =
-      *Database::Open(dir_.path() / "db");
-  const std::unique_ptr<ModelRegistry> registry_ =
-      *ModelRegistry::Open(dir_.path() / "models", *database_);
-  ModelCache models_{1, [](const v1::Model&) {
-                       return absl::UnimplementedError("no models here");
-                     }};
-  Batcher batcher_{{}};
-  const std::unique_ptr<JobStore> store_ = *JobStore::Open(*database_);
+  testing::FakeInference inference_room_;
+  const std::unique_ptr<JobStore> store_ =
+      *JobStore::Open(*inference_room_.database);
   JobRunner runner_{dir_.path() / "jobs", trainer::TrainerSpec(), *store_,
                     [](const auto&...) { return absl::OkStatus(); },
                     [](const auto&...) { return Publication(); }};
   Scheduler scheduler_{{}, *store_, runner_};
   TrainingService training_{{}, *store_, scheduler_, *authorizer_};
-  InferenceService inference_{{}, *registry_, models_, batcher_, *authorizer_};
-  const std::unique_ptr<DatasetStore> datasets_ =
-      *DatasetStore::Open({.dir = dir_.path() / "datasets"}, *database_);
+  InferenceService inference_{{}, inference_room_.classifier, *authorizer_};
+  const std::unique_ptr<DatasetStore> datasets_ = *DatasetStore::Open(
+      {.dir = dir_.path() / "datasets"}, *inference_room_.database);
   DatasetService dataset_service_{{}, *datasets_, *authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;

@@ -1,14 +1,11 @@
-// InferenceService's face: unpack, hand to the batcher, pack.
+// InferenceService's face: unpack, hand to the classifier, pack.
 
 #ifndef SERVER_SERVICE_INFERENCE_SERVICE_H_
 #define SERVER_SERVICE_INFERENCE_SERVICE_H_
 
-#include "absl/status/statusor.h"
 #include "finetune/v1/inference_service.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
-#include "server/inference/batcher.h"
-#include "server/inference/model_cache.h"
-#include "server/model/registry.h"
+#include "server/inference/classifier.h"
 #include "server/service/authorizer.h"
 #include "server/service/convert_inference.h"
 
@@ -16,9 +13,8 @@ namespace finetune {
 
 class InferenceService final : public v1::InferenceService::CallbackService {
  public:
-  // Owns no room; all must outlive the gRPC server.
-  InferenceService(ClassifyLimits limits, const ModelRegistry& registry,
-                   ModelCache& models, Batcher& batcher,
+  // Both must outlive the gRPC server.
+  InferenceService(ClassifyLimits limits, Classifier& classifier,
                    const Authorizer& authorizer);
 
   grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,
@@ -26,12 +22,8 @@ class InferenceService final : public v1::InferenceService::CallbackService {
                                      v1::ClassifyResponse* response) override;
 
  private:
-  absl::StatusOr<ClassifyWork> ToWork(const v1::ClassifyRequest& request);
-
   const ClassifyLimits limits_;
-  const ModelRegistry& registry_;
-  ModelCache& models_;
-  Batcher& batcher_;
+  Classifier& classifier_;
   const Authorizer& authorizer_;
 };
 

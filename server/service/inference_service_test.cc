@@ -5,9 +5,9 @@
 
 #include "common/grpc_status.h"
 #include "common/testing/status_matchers.h"
-#include "common/testing/temp_dir.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/service/testing/fake_inference.h"
 
 namespace finetune {
 namespace {
@@ -15,21 +15,6 @@ namespace {
 using ::testing::HasSubstr;
 using testing::IsOk;
 using testing::StatusIs;
-using testing::TempDir;
-
-// The real service, registry, cache and batcher; only the network is fake: an
-// image "bee" is 90 % bee, "noise" is no image.
-BatchResult FakeClassify(absl::Span<const absl::string_view> images) {
-  BatchResult result;
-  for (const absl::string_view image : images) {
-    if (image == "noise") {
-      result.images.push_back(absl::InvalidArgumentError("not an image"));
-    } else {
-      result.images.push_back(Probabilities{0.08f, 0.9f, 0.02f});
-    }
-  }
-  return result;
-}
 
 class InferenceServiceTest : public ::testing::Test {
  protected:
@@ -40,15 +25,7 @@ class InferenceServiceTest : public ::testing::Test {
     stub_ = v1::InferenceService::NewStub(server_->InProcessChannel({}));
   }
 
-  void PublishModel(const std::string& name) {
-    dir_.Write("staging/weights.safetensors", "");
-    v1::Model model;
-    for (const char* label : {"ant", "bee", "cat"}) model.add_labels(label);
-    ASSERT_THAT(WriteModelFile(dir_.path() / "staging", model), IsOk());
-    const auto staged = registry_->Stage(name, dir_.path() / "staging");
-    ASSERT_THAT(staged, IsOk());
-    registry_->Adopt(*staged, /*promote=*/true);
-  }
+  void PublishModel(const std::string& name) { inference_.Publish(name); }
 
   absl::StatusOr<v1::ClassifyResponse> Classify(
       const v1::ClassifyRequest& request) {
@@ -65,20 +42,10 @@ class InferenceServiceTest : public ::testing::Test {
     return request;
   }
 
-  const TempDir dir_;
-  const std::unique_ptr<Database> database_ =
-      *Database::Open(dir_.path() / "db");
-  const std::unique_ptr<ModelRegistry> registry_ =
-      *ModelRegistry::Open(dir_.path() / "models", *database_);
-  ModelCache models_{2, [](const v1::Model&) -> absl::StatusOr<ClassifyFn> {
-                       return FakeClassify;
-                     }};
-  Batcher batcher_{{}};
+  testing::FakeInference inference_;
   const Authorizer authorizer_;  // Allows all.
   InferenceService service_{{.max_images = 4, .max_image_bytes = 10},
-                            *registry_,
-                            models_,
-                            batcher_,
+                            inference_.classifier,
                             authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;

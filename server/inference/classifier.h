@@ -1,0 +1,59 @@
+// The door to inference for every service: from a model's name and encoded
+// images to probabilities.
+
+#ifndef SERVER_INFERENCE_CLASSIFIER_H_
+#define SERVER_INFERENCE_CLASSIFIER_H_
+
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/inference/batcher.h"
+#include "server/inference/model_cache.h"
+#include "server/inference/servable.h"
+
+namespace finetune {
+
+struct ClassifyCall {
+  v1::ModelRef model;                     // As ModelRegistry::Resolve.
+  std::vector<absl::string_view> images;  // Encoded; alive until `done`.
+  absl::Time deadline = absl::InfiniteFuture();
+  // Whether the caller has gone. Empty: never.
+  std::function<bool()> cancelled;
+};
+
+struct ClassifyAnswer {
+  std::shared_ptr<const Servable> servable;  // What answered all images.
+  ClassifyOutcome outcome;
+};
+
+// Thread-safe.
+class Classifier {
+ public:
+  using ResolveFn =
+      std::function<absl::StatusOr<v1::Model>(const v1::ModelRef&)>;
+  using DoneFn = std::function<void(absl::StatusOr<ClassifyAnswer>)>;
+
+  // `models` and `batcher` must outlive this.
+  Classifier(ResolveFn resolve, ModelCache& models, Batcher& batcher)
+      : resolve_(std::move(resolve)), models_(models), batcher_(batcher) {}
+
+  // Calls `done` exactly once, on another thread or before returning; it must
+  // not block. Errors are those of `resolve`, of loading the model, and of
+  // Batcher::Submit. An image that cannot be decoded fails alone, in the
+  // outcome. REQUIRES: call.images is not empty.
+  void Classify(ClassifyCall call, DoneFn done);
+
+ private:
+  const ResolveFn resolve_;
+  ModelCache& models_;
+  Batcher& batcher_;
+};
+
+}  // namespace finetune
+
+#endif  // SERVER_INFERENCE_CLASSIFIER_H_
