@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <utility>
 
@@ -25,6 +26,7 @@
 #include "server/service/dataset_service.h"
 #include "server/service/inference_service.h"
 #include "server/service/listening.h"
+#include "server/service/open_inference_service.h"
 #include "server/service/training_service.h"
 #include "server/state_folder.h"
 #include "spdlog/spdlog.h"
@@ -102,6 +104,9 @@ struct Server::Rooms {
   TrainingService training_service;
   DatasetService dataset_service;
   InferenceService inference_service;
+  std::atomic<bool> can_classify = false;  // With the default model.
+  std::atomic<bool> is_closing = false;
+  OpenInferenceService open_inference_service;
   std::unique_ptr<grpc::Server> grpc_server;
 };
 
@@ -157,7 +162,15 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
                       *authorizer),
       inference_service({.max_images = options.max_images,
                          .max_image_bytes = options.max_image_bytes},
-                        classifier, *authorizer) {}
+                        classifier, *authorizer),
+      open_inference_service(
+          {.max_images = options.max_images,
+           .max_image_bytes = options.max_image_bytes},
+          {.resolve =
+               [this](const auto& ref) { return state->models().Resolve(ref); },
+           .list_models = [this] { return state->models().All(); },
+           .is_ready = [this] { return can_classify && !is_closing; }},
+          classifier, *authorizer) {}
 
 absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);
@@ -171,6 +184,7 @@ absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   builder.RegisterService(&training_service);
   builder.RegisterService(&dataset_service);
   builder.RegisterService(&inference_service);
+  builder.RegisterService(&open_inference_service);
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr || port == 0) {
     return absl::UnavailableError(
@@ -220,6 +234,7 @@ void Server::Rooms::ServeDefaultModel() {
 }
 
 void Server::Rooms::SetServing(bool inference) {
+  can_classify = inference;
   auto* const health = grpc_server->GetHealthCheckService();
   health->SetServingStatus(v1::TrainingService::service_full_name(), true);
   health->SetServingStatus(v1::InferenceService::service_full_name(),
@@ -251,6 +266,7 @@ Server::~Server() { Shutdown(); }
 const std::string& Server::address() const { return rooms_->address; }
 
 void Server::Shutdown() {
+  rooms_->is_closing = true;
   rooms_->grpc_server->GetHealthCheckService()->Shutdown();
   rooms_->scheduler.Shutdown();
   rooms_->state->jobs().EndWatches();

@@ -236,6 +236,14 @@ absl::StatusOr<v1::Model> ModelRegistry::Resolve(
   return it->second;
 }
 
+std::vector<v1::Model> ModelRegistry::All() const {
+  const MutexLock lock(mu_);
+  std::vector<v1::Model> all;
+  all.reserve(models_.size());
+  for (const auto& [key, model] : models_) all.push_back(model);
+  return all;
+}
+
 fs::path ModelRegistry::DirOf(const v1::ModelRef& ref) const {
   return models_dir_ / ref.name() / std::to_string(ref.version());
 }

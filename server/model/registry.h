@@ -68,6 +68,9 @@ class ModelRegistry {
   absl::StatusOr<v1::Model> Resolve(const v1::ModelRef& ref) const
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // All versions of all names.
+  std::vector<v1::Model> All() const ABSL_LOCKS_EXCLUDED(mu_);
+
   // Where the files of `ref` are.
   std::filesystem::path DirOf(const v1::ModelRef& ref) const;
 

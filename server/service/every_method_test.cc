@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "server/service/dataset_service.h"
 #include "server/service/inference_service.h"
+#include "server/service/open_inference_service.h"
 #include "server/service/testing/fake_inference.h"
 #include "server/service/testing/methods.h"
 #include "server/service/training_service.h"
@@ -38,6 +39,7 @@ class EveryMethodTest : public ::testing::Test {
     grpc::ServerBuilder builder;
     builder.RegisterService(&training_);
     builder.RegisterService(&inference_);
+    builder.RegisterService(&open_inference_);
     builder.RegisterService(&dataset_service_);
     server_ = builder.BuildAndStart();
     channel_ = server_->InProcessChannel({});
@@ -56,6 +58,16 @@ class EveryMethodTest : public ::testing::Test {
   Scheduler scheduler_{{}, *store_, runner_};
   TrainingService training_{{}, *store_, scheduler_, *authorizer_};
   InferenceService inference_{{}, inference_room_.classifier, *authorizer_};
+  OpenInferenceService open_inference_{
+      {},
+      {.resolve =
+           [this](const auto& ref) {
+             return inference_room_.registry->Resolve(ref);
+           },
+       .list_models = [this] { return inference_room_.registry->All(); },
+       .is_ready = [] { return true; }},
+      inference_room_.classifier,
+      *authorizer_};
   const std::unique_ptr<DatasetStore> datasets_ = *DatasetStore::Open(
       {.dir = dir_.path() / "datasets"}, *inference_room_.database);
   DatasetService dataset_service_{{}, *datasets_, *authorizer_};
@@ -102,6 +114,12 @@ TEST_F(EveryMethodTest, RightTokenGetsThrough) {
 
 TEST_F(EveryMethodTest, HealthIsOpenToProbes) {
   EXPECT_THAT(CallAny(channel_, "/grpc.health.v1.Health/Check", ""), IsOk());
+  for (const char* method : {"ServerLive", "ServerReady", "ServerMetadata"}) {
+    EXPECT_THAT(
+        CallAny(channel_,
+                std::string("/inference.GRPCInferenceService/") + method, ""),
+        IsOk());
+  }
 }
 
 }  // namespace
