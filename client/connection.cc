@@ -1,7 +1,6 @@
 #include "client/connection.h"
 
 #include <chrono>
-#include <optional>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
@@ -12,8 +11,6 @@
 #include "common/status_macros.h"
 #include "common/token.h"
 #include "google/protobuf/util/json_util.h"
-#include "google/rpc/error_details.pb.h"
-#include "google/rpc/status.pb.h"
 
 namespace finetune {
 namespace {
@@ -24,17 +21,6 @@ constexpr int kMaxReconnectMs = 2000;  // A watch looks this often for a server.
 constexpr int kKeepaliveMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr uint64_t kMaxAccessFileBytes = 1 << 20;
-
-std::optional<int64_t> RetrySeconds(const absl::Status& status) {
-  const google::rpc::Status wire = ToRpcStatus(status);
-  for (const auto& detail : wire.details()) {
-    google::rpc::RetryInfo retry;
-    if (!detail.UnpackTo(&retry)) continue;
-    return retry.retry_delay().seconds() +
-           (retry.retry_delay().nanos() > 0 ? 1 : 0);
-  }
-  return std::nullopt;
-}
 
 // The content of a file of Access; empty without a path.
 absl::StatusOr<std::string> ReadOptional(const char* flag,
@@ -122,7 +108,7 @@ absl::Status Connect(Connection& connection) {
 ExitCode ExitCodeOf(const absl::Status& status) {
   if (status.ok()) return kDone;
   // A server that says when to try again is there.
-  const bool silent = absl::IsUnavailable(status) && !RetrySeconds(status);
+  const bool silent = absl::IsUnavailable(status) && !RetryDelayOf(status);
   return silent || absl::IsDeadlineExceeded(status) ? kUnreachable : kFailed;
 }
 
@@ -141,8 +127,11 @@ ExitCode PrintError(const Connection& connection, const absl::Status& status,
       << (status.message().empty() ? absl::StatusCodeToString(status.code())
                                    : std::string(status.message()))
       << "\n";
-  const auto retry = RetrySeconds(status);
-  if (retry.has_value()) err << "Try again in " << *retry << " s.\n";
+  if (const auto delay = RetryDelayOf(status); delay.has_value()) {
+    err << "Try again in "
+        << absl::ToInt64Seconds(absl::Ceil(*delay, absl::Seconds(1)))
+        << " s.\n";
+  }
   return code;
 }
 

@@ -14,11 +14,12 @@ namespace finetune {
 namespace {
 
 constexpr size_t kMaxMessageBytes = 1024;
-
 // Payloads are keyed as google.protobuf.Any names its types.
+constexpr char kTypePrefix[] = "type.googleapis.com/";
+
 absl::Status WithDetail(absl::Status status,
                         const google::protobuf::MessageLite& detail) {
-  status.SetPayload(absl::StrCat("type.googleapis.com/", detail.GetTypeName()),
+  status.SetPayload(absl::StrCat(kTypePrefix, detail.GetTypeName()),
                     absl::Cord(detail.SerializeAsString()));
   return status;
 }
@@ -61,6 +62,16 @@ absl::Status RetryAfter(absl::Status status, absl::Duration delay) {
   google::rpc::RetryInfo detail;
   *detail.mutable_retry_delay() = ToProto(delay);
   return WithDetail(std::move(status), detail);
+}
+
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
+  google::rpc::RetryInfo retry;
+  const auto detail =
+      status.GetPayload(absl::StrCat(kTypePrefix, retry.GetTypeName()));
+  if (!detail.has_value() || !retry.ParseFromString(std::string(*detail))) {
+    return std::nullopt;
+  }
+  return FromProto(retry.retry_delay());
 }
 
 absl::Status ShuttingDownError() {

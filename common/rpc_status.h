@@ -6,6 +6,8 @@
 #ifndef COMMON_RPC_STATUS_H_
 #define COMMON_RPC_STATUS_H_
 
+#include <optional>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -30,6 +32,9 @@ absl::Status PreconditionError(absl::string_view type,
 
 // `status` with RetryInfo. REQUIRES: !status.ok().
 absl::Status RetryAfter(absl::Status status, absl::Duration delay);
+
+// The delay of a RetryInfo in `status`; none where there is no such detail.
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
 // What the server answers while it shuts down: UNAVAILABLE, try again in 10 s.
 absl::Status ShuttingDownError();

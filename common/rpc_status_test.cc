@@ -44,6 +44,8 @@ TEST(RpcStatusTest, RetryInfoHoldsTheDelay) {
   ASSERT_TRUE(wire.details(0).UnpackTo(&detail));
   EXPECT_EQ(detail.retry_delay().seconds(), 1);
   EXPECT_EQ(detail.retry_delay().nanos(), 500'000'000);
+  EXPECT_EQ(RetryDelayOf(FromRpcStatus(wire)), absl::Milliseconds(1500));
+  EXPECT_EQ(RetryDelayOf(absl::UnavailableError("busy")), std::nullopt);
 }
 
 }  // namespace

@@ -94,6 +94,11 @@ void AddClassify(const Adder& add, ServerOptions& options) {
   add("--max_image_bytes", "FINETUNED_MAX_IMAGE_BYTES", options.max_image_bytes,
       "Bytes of an encoded image to classify")
       ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 30));
+  add("--max_stream_items", "FINETUNED_MAX_STREAM_ITEMS",
+      options.max_stream_items,
+      "Images of a ClassifyStream in flight or with unread answers; more are "
+      "not read")
+      ->check(CLI::Range(1, 10'000));
   add("--max_image_pixels", "FINETUNED_MAX_IMAGE_PIXELS",
       options.max_image_pixels, "Pixels of an image, checked before decoding")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));

@@ -161,7 +161,8 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
       dataset_service({.max_uploads = options.max_uploads}, state->datasets(),
                       *authorizer),
       inference_service({.max_images = options.max_images,
-                         .max_image_bytes = options.max_image_bytes},
+                         .max_image_bytes = options.max_image_bytes,
+                         .max_stream_items = options.max_stream_items},
                         classifier, *authorizer),
       open_inference_service(
           {.max_images = options.max_images,
@@ -270,6 +271,7 @@ void Server::Shutdown() {
   rooms_->grpc_server->GetHealthCheckService()->Shutdown();
   rooms_->scheduler.Shutdown();
   rooms_->state->jobs().EndWatches();
+  rooms_->inference_service.EndStreams();
   rooms_->batcher.Shutdown();
   rooms_->grpc_server->Shutdown(std::chrono::system_clock::now() +
                                 kStreamGrace);

@@ -6,15 +6,42 @@
 #include "absl/strings/str_cat.h"
 #include "common/proto_time.h"
 #include "common/rpc_status.h"
+#include "common/status_macros.h"
 #include "server/service/names.h"
 
 namespace finetune {
 namespace {
 
 constexpr int kMaxTopK = 1000;
+constexpr size_t kMaxItemIdBytes = 255;
 
-void AddScores(const v1::Model& model, int top_k,
-               const Probabilities& probabilities, v1::ClassifyResult& result) {
+absl::Status CheckTopK(int top_k) {
+  if (top_k >= 0 && top_k <= kMaxTopK) return absl::OkStatus();
+  return InvalidFieldError("top_k",
+                           absl::StrCat("0..", kMaxTopK, ", not ", top_k));
+}
+
+absl::Status CheckModelRef(const v1::ModelRef& model) {
+  if (!model.name().empty() && !IsModelName(model.name())) {
+    return InvalidFieldError("model.name", "1..63 of a-z, 0-9 and '-'");
+  }
+  if (model.version() < 0) {
+    return InvalidFieldError("model.version", "0 or above");
+  }
+  if (model.version() > 0 && model.name().empty()) {
+    return InvalidFieldError("model.name", "given where model.version is");
+  }
+  return absl::OkStatus();
+}
+
+v1::ClassifyResult ToResult(const v1::Model& model, int top_k,
+                            const absl::StatusOr<Probabilities>& image) {
+  v1::ClassifyResult result;
+  if (!image.ok()) {
+    *result.mutable_error() = ToRpcStatus(image.status());
+    return result;
+  }
+  const Probabilities& probabilities = *image;
   std::vector<int> best(probabilities.size());
   std::iota(best.begin(), best.end(), 0);
   const size_t count =
@@ -31,6 +58,7 @@ void AddScores(const v1::Model& model, int top_k,
     score->set_label(model.labels(best[i]));
     score->set_probability(probabilities[best[i]]);
   }
+  return result;
 }
 
 }  // namespace
@@ -43,27 +71,31 @@ absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request,
                                request.images_size()));
   }
   for (int i = 0; i < request.images_size(); ++i) {
-    const size_t bytes = request.images(i).size();
-    if (bytes < 1 || bytes > limits.max_image_bytes) {
-      return InvalidFieldError(
-          absl::StrCat("images[", i, "]"),
-          absl::StrCat("1..", limits.max_image_bytes, " bytes, not ", bytes));
-    }
+    RETURN_IF_ERROR(
+        CheckImage(absl::StrCat("images[", i, "]"), request.images(i), limits));
   }
-  if (request.top_k() < 0 || request.top_k() > kMaxTopK) {
-    return InvalidFieldError(
-        "top_k", absl::StrCat("0..", kMaxTopK, ", not ", request.top_k()));
+  RETURN_IF_ERROR(CheckTopK(request.top_k()));
+  return CheckModelRef(request.model());
+}
+
+absl::Status CheckClassifyStreamRequest(
+    const v1::ClassifyStreamRequest& request) {
+  const size_t id_bytes = request.item_id().size();
+  if (id_bytes < 1 || id_bytes > kMaxItemIdBytes) {
+    return InvalidFieldError("item_id", absl::StrCat("1..", kMaxItemIdBytes,
+                                                     " bytes, not ", id_bytes));
   }
-  if (!request.model().name().empty() && !IsModelName(request.model().name())) {
-    return InvalidFieldError("model.name", "1..63 of a-z, 0-9 and '-'");
+  RETURN_IF_ERROR(CheckTopK(request.top_k()));
+  return CheckModelRef(request.model());
+}
+
+absl::Status CheckImage(absl::string_view field, absl::string_view image,
+                        const ClassifyLimits& limits) {
+  if (!image.empty() && image.size() <= limits.max_image_bytes) {
+    return absl::OkStatus();
   }
-  if (request.model().version() < 0) {
-    return InvalidFieldError("model.version", "0 or above");
-  }
-  if (request.model().version() > 0 && request.model().name().empty()) {
-    return InvalidFieldError("model.name", "given where model.version is");
-  }
-  return absl::OkStatus();
+  return InvalidFieldError(field, absl::StrCat("1..", limits.max_image_bytes,
+                                               " bytes, not ", image.size()));
 }
 
 v1::ClassifyResponse ToClassifyResponse(const v1::Model& model, int top_k,
@@ -71,18 +103,29 @@ v1::ClassifyResponse ToClassifyResponse(const v1::Model& model, int top_k,
   v1::ClassifyResponse response;
   *response.mutable_model() = model.ref();
   for (const auto& image : outcome.images) {
-    v1::ClassifyResult& result = *response.add_results();
-    if (image.ok()) {
-      AddScores(model, top_k, *image, result);
-    } else {
-      *result.mutable_error() = ToRpcStatus(image.status());
-    }
+    *response.add_results() = ToResult(model, top_k, image);
   }
   v1::ServerTiming& timing = *response.mutable_timing();
   *timing.mutable_queue() = ToProto(outcome.queue);
   *timing.mutable_preprocess() = ToProto(outcome.preprocess);
   *timing.mutable_compute() = ToProto(outcome.compute);
   timing.set_batch_size(outcome.batch_size);
+  return response;
+}
+
+v1::ClassifyStreamResponse ToClassifyStreamResponse(
+    const v1::ClassifyStreamRequest& request,
+    const absl::StatusOr<ClassifyAnswer>& answer) {
+  v1::ClassifyStreamResponse response;
+  response.set_item_id(request.item_id());
+  if (!answer.ok()) {
+    *response.mutable_result()->mutable_error() = ToRpcStatus(answer.status());
+    return response;
+  }
+  const v1::Model& model = answer->servable->model;
+  *response.mutable_result() =
+      ToResult(model, request.top_k(), answer->outcome.images.at(0));
+  if (!response.result().has_error()) *response.mutable_model() = model.ref();
   return response;
 }
 

@@ -1,6 +1,7 @@
 #include "server/service/inference_service.h"
 
 #include "common/grpc_status.h"
+#include "common/rpc_status.h"
 #include "server/service/convert_inference.h"
 #include "server/service/unary.h"
 
@@ -36,6 +37,31 @@ grpc::ServerUnaryReactor* InferenceService::Classify(
         reactor->Finish(ToGrpcStatus(status));
       });
   return reactor;
+}
+
+grpc::ServerBidiReactor<v1::ClassifyStreamRequest, v1::ClassifyStreamResponse>*
+InferenceService::ClassifyStream(grpc::CallbackServerContext* context) {
+  using Reactor = grpc::ServerBidiReactor<v1::ClassifyStreamRequest,
+                                          v1::ClassifyStreamResponse>;
+  if (auto* no = Refuse<Reactor>(authorizer_, context, Role::kClassify)) {
+    return no;
+  }
+  const MutexLock lock(mu_);
+  if (ending_) return new RefusedCall<Reactor>(ShuttingDownError());
+  auto* const stream = new finetune::ClassifyStream(
+      classifier_, limits_, absl::FromChrono(context->deadline()),
+      [this](finetune::ClassifyStream* over) {
+        const MutexLock lock(mu_);
+        streams_.erase(over);
+      });
+  streams_.insert(stream);
+  return stream;
+}
+
+void InferenceService::EndStreams() {
+  const MutexLock lock(mu_);
+  ending_ = true;
+  for (finetune::ClassifyStream* const stream : streams_) stream->ShutDown();
 }
 
 }  // namespace finetune
