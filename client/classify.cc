@@ -1,152 +1,92 @@
 #include "client/classify.h"
 
-#include <memory>
-#include <utility>
+#include <algorithm>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "common/file.h"
-#include "common/grpc_status.h"
+#include "absl/time/clock.h"
+#include "client/classify_printer.h"
+#include "client/classify_stream.h"
+#include "client/image_list.h"
+#include "client/transfer_printer.h"
 #include "common/rpc_status.h"
-#include "finetune/v1/inference_service.grpc.pb.h"
-#include "nlohmann/json.hpp"
 
 namespace finetune {
 namespace {
 
-using Json = nlohmann::ordered_json;
+constexpr int kDefaultTopK = 5;
+constexpr size_t kMaxFileColumn = 60;
 
-constexpr uint64_t kMaxFileBytes = 48 << 20;
-// Of a request; an image above it goes alone.
-constexpr int kMaxImages = 16;
-constexpr size_t kMaxRequestBytes = 3 << 20;
+int FileWidth(const std::vector<std::string>& files) {
+  size_t width = 4;
+  for (const std::string& file : files) width = std::max(width, file.size());
+  return static_cast<int>(std::min(width, kMaxFileColumn));
+}
 
-// Prints results, as text or as a JSON line each.
-class Printer {
+// What one run of the command shows.
+class Display {
  public:
-  Printer(bool json, std::ostream& out, std::ostream& err)
-      : json_(json), out_(out), err_(err) {}
-
-  void Scores(const std::string& file, const v1::ModelRef& model,
-              const v1::ClassifyResult& result) {
-    if (json_) return JsonScores(file, model, result);
-    out_ << file << "\n";
-    for (const v1::ClassScore& score : result.scores()) {
-      out_ << absl::StrFormat("  %.4f  %s\n", score.probability(),
-                              score.label());
-    }
-    out_.flush();
+  Display(const std::vector<std::string>& files, const ClassifyOptions& options,
+          ClassifyLayout layout, std::ostream& out, std::ostream& err)
+      : files_(files),
+        printer_(layout, FileWidth(files), out, err),
+        bar_(files.size(), files.size() > 1 ? options.terminal_width : 0, err,
+             Unit::kImages),
+        out_shows_bar_(options.out_is_terminal),
+        err_(err) {
+    bar_.Print(0);
   }
 
-  void Error(const std::string& file, const absl::Status& error) {
-    failed_ = true;
-    err_ << "finetune: " << file << ": " << error.message() << std::endl;
-    if (!json_) return;
-    JsonLine({{"image", file},
-              {"error",
-               {{"code", absl::StatusCodeToString(error.code())},
-                {"message", std::string(error.message())}}}});
-  }
-
-  bool failed() const { return failed_; }
-
- private:
-  // File names need not be UTF-8; what is not becomes U+FFFD.
-  void JsonLine(const Json& line) {
-    out_ << line.dump(-1, ' ', false, Json::error_handler_t::replace)
-         << std::endl;
-  }
-
-  void JsonScores(const std::string& file, const v1::ModelRef& model,
-                  const v1::ClassifyResult& result) {
-    Json scores = Json::array();
-    for (const v1::ClassScore& score : result.scores()) {
-      scores.push_back(
-          {{"label", score.label()}, {"probability", score.probability()}});
-    }
-    JsonLine({{"image", file},
-              {"model", model.name()},
-              {"version", model.version()},
-              {"scores", std::move(scores)}});
-  }
-
-  const bool json_;
-  std::ostream& out_;
-  std::ostream& err_;
-  bool failed_ = false;
-};
-
-// Files on their way to the server in one request.
-struct Pending {
-  v1::ClassifyRequest request;
-  std::vector<std::string> files;
-  size_t bytes = 0;
-};
-
-class Classifier {
- public:
-  Classifier(const Connection& connection, const ClassifyOptions& options,
-             Printer& printer)
-      : connection_(connection),
-        options_(options),
-        printer_(printer),
-        stub_(v1::InferenceService::NewStub(connection.channel)) {}
-
-  // Not OK only if the whole call failed.
-  absl::Status Add(const std::string& file) {
-    absl::StatusOr<std::string> bytes = ReadFile(file, kMaxFileBytes);
-    if (!bytes.ok()) {
-      printer_.Error(file, bytes.status());
-      return absl::OkStatus();
-    }
-    absl::Status sent;
-    if (pending_.request.images_size() == kMaxImages ||
-        pending_.bytes + bytes->size() > kMaxRequestBytes) {
-      sent = Send();
-    }
-    pending_.bytes += bytes->size();
-    pending_.request.add_images(*std::move(bytes));
-    pending_.files.push_back(file);
-    return sent;
-  }
-
-  absl::Status Send() {
-    Pending batch = std::exchange(pending_, {});
-    if (batch.files.empty()) return absl::OkStatus();
-    *batch.request.mutable_model() = options_.model;
-    batch.request.set_top_k(options_.top_k);
-    v1::ClassifyResponse response;
-    const absl::Status status =
-        Call(connection_, *stub_, &v1::InferenceService::Stub::Classify,
-             batch.request, response);
-    if (absl::IsInvalidArgument(status) && batch.files.size() == 1) {
-      printer_.Error(batch.files[0], status);  // The image's own fault.
-      return absl::OkStatus();
-    }
-    if (!status.ok()) return status;
-    if (response.results_size() != batch.request.images_size()) {
-      return absl::InternalError(
-          absl::StrCat("the server answered ", batch.request.images_size(),
-                       " images with ", response.results_size(), " results"));
-    }
-    for (int i = 0; i < response.results_size(); ++i) {
-      const v1::ClassifyResult& result = response.results(i);
-      if (result.has_error()) {
-        printer_.Error(batch.files.at(i), FromRpcStatus(result.error()));
-      } else {
-        printer_.Scores(batch.files.at(i), response.model(), result);
+  // An error that all images would share.
+  absl::Status Show(size_t i,
+                    const absl::StatusOr<v1::ClassifyStreamResponse>& result) {
+    absl::Status error = result.status();
+    if (result.ok() && result->result().has_error()) {
+      error = FromRpcStatus(result->result().error());
+      if (absl::IsNotFound(error) || absl::IsFailedPrecondition(error)) {
+        bar_.Clear();
+        return error;
       }
     }
+    if (out_shows_bar_ || !error.ok()) bar_.Clear();
+    ++shown_;
+    if (error.ok()) {
+      printer_.Scores(files_[i], *result);
+    } else {
+      ++failed_;
+      printer_.Error(files_[i], error);
+    }
+    bar_.Print(shown_);
     return absl::OkStatus();
   }
 
+  void SumUp() {
+    bar_.Clear();
+    if (files_.size() < 2) return;
+    const double seconds =
+        std::max(1e-3, absl::ToDoubleSeconds(absl::Now() - begin_));
+    err_ << absl::StrFormat("%d images, %.1f images/s, %d failed\n", shown_,
+                            static_cast<double>(shown_) / seconds, failed_);
+  }
+
+  void BreakOff() {
+    bar_.Clear();
+    if (files_.size() < 2) return;
+    err_ << shown_ << " of " << files_.size() << " images have a result.\n";
+  }
+
+  bool failed() const { return failed_ > 0; }
+
  private:
-  const Connection& connection_;
-  const ClassifyOptions& options_;
-  Printer& printer_;
-  const std::unique_ptr<v1::InferenceService::Stub> stub_;
-  Pending pending_;
+  const std::vector<std::string>& files_;
+  ClassifyPrinter printer_;
+  TransferPrinter bar_;
+  const bool out_shows_bar_;  // `out` and the bar are on one terminal.
+  std::ostream& err_;
+  const absl::Time begin_ = absl::Now();
+  size_t shown_ = 0;
+  size_t failed_ = 0;  // Of those.
 };
 
 }  // namespace
@@ -169,19 +109,38 @@ absl::StatusOr<v1::ModelRef> ParseModelRef(const std::string& text) {
   return ref;
 }
 
-ExitCode ClassifyFiles(const Connection& connection,
-                       const std::vector<std::string>& files,
+ExitCode ClassifyPaths(const Connection& connection,
+                       const std::vector<std::string>& paths,
                        const ClassifyOptions& options, std::ostream& out,
                        std::ostream& err) {
-  Printer printer(connection.json, out, err);
-  Classifier classifier(connection, options, printer);
-  absl::Status status;
-  for (size_t i = 0; i < files.size() && status.ok(); ++i) {
-    status = classifier.Add(files[i]);
+  const ImageList list = ListImages(paths);
+  if (list.skipped > 0) {
+    err << "finetune: skipped " << list.skipped
+        << " files that are not named as images\n";
   }
-  if (status.ok()) status = classifier.Send();
-  if (!status.ok()) return PrintError(connection, status, err);
-  return printer.failed() ? kFailed : kDone;
+  if (list.files.empty()) {
+    err << "finetune: no images: files must end in jpg, jpeg, png, bmp or "
+           "webp\n";
+    return kFailed;
+  }
+  const ClassifyLayout layout = connection.json ? ClassifyLayout::kJson
+                                : list.files.size() > 1
+                                    ? ClassifyLayout::kTable
+                                    : ClassifyLayout::kBlock;
+  Display display(list.files, options, layout, out, err);
+  const absl::Status status = ClassifyInOrder(
+      connection, list.files,
+      {.model = options.model,
+       .top_k = options.top_k.value_or(
+           layout == ClassifyLayout::kTable ? 1 : kDefaultTopK),
+       .window = options.window},
+      [&](size_t i, const auto& result) { return display.Show(i, result); });
+  if (!status.ok()) {
+    display.BreakOff();
+    return PrintError(connection, status, err);
+  }
+  display.SumUp();
+  return display.failed() ? kFailed : kDone;
 }
 
 }  // namespace finetune

@@ -1,20 +1,16 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
 
-#include "client/classify.h"
 #include "client/training.h"
 #include "client/watch.h"
 #include "common/grpc_status.h"
 #include "common/rpc_status.h"
 #include "common/testing/status_matchers.h"
-#include "common/testing/temp_dir.h"
-#include "finetune/v1/inference_service.grpc.pb.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -24,7 +20,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using testing::IsOk;
-using testing::TempDir;
 
 // Answers as a test tells it to.
 class FakeTraining final : public v1::TrainingService::Service {
@@ -74,35 +69,6 @@ class FakeTraining final : public v1::TrainingService::Service {
   std::vector<uint64_t> after;
 };
 
-class FakeInference final : public v1::InferenceService::Service {
- public:
-  grpc::Status Classify(grpc::ServerContext*,
-                        const v1::ClassifyRequest* request,
-                        v1::ClassifyResponse* response) override {
-    sizes.push_back(request->images_size());
-    if (forgetful) return grpc::Status::OK;
-    response->mutable_model()->set_name("insects");
-    response->mutable_model()->set_version(2);
-    for (const std::string& image : request->images()) {
-      auto* result = response->add_results();
-      const absl::Status bad = absl::InvalidArgumentError("not an image");
-      if (image == "noise" && request->images_size() == 1) {
-        return ToGrpcStatus(bad);
-      }
-      if (image == "noise") {
-        *result->mutable_error() = ToRpcStatus(bad);
-      } else {
-        result->add_scores()->set_label("bee");
-        result->mutable_scores(0)->set_probability(0.75);
-      }
-    }
-    return grpc::Status::OK;
-  }
-
-  std::vector<int> sizes;
-  bool forgetful = false;  // Answers without results.
-};
-
 class ClientTest : public ::testing::Test {
  protected:
   // Before gRPC starts its threads.
@@ -111,21 +77,13 @@ class ClientTest : public ::testing::Test {
   ClientTest() {
     grpc::ServerBuilder builder;
     builder.RegisterService(&training_);
-    builder.RegisterService(&inference_);
-    builder.SetMaxReceiveMessageSize(64 << 20);
     server_ = builder.BuildAndStart();
     connection_.channel = server_->InProcessChannel({});
     options_.first_wait = absl::Milliseconds(1);
     options_.patience = absl::Milliseconds(20);
   }
 
-  ExitCode Classify(const std::vector<std::string>& files) {
-    return ClassifyFiles(connection_, files, {}, out_, err_);
-  }
-
-  const TempDir dir_;
   FakeTraining training_;
-  FakeInference inference_;
   std::unique_ptr<grpc::Server> server_;
   Connection connection_;
   WatchOptions options_;
@@ -264,47 +222,8 @@ TEST_F(ClientTest, ServerThatIsNotThereIsExitCodeThree) {
   EXPECT_EQ(StartJob(connection_, {}, false, options_, out_, err_),
             kUnreachable);
   EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kUnreachable);
-  EXPECT_EQ(Classify({dir_.Write("a.jpg", "bee")}), kUnreachable);
   EXPECT_THAT(err_.str(), HasSubstr("no answer from 127.0.0.1:1"));
   EXPECT_THAT(err_.str(), HasSubstr("FINETUNE_SERVER"));
-}
-
-TEST_F(ClientTest, BadImagesFailAloneAndSetTheExitCode) {
-  const auto bee = dir_.Write("bee.jpg", "bee");
-  const auto noise = dir_.Write("noise.jpg", "noise");
-  EXPECT_EQ(Classify({bee}), kDone);
-  EXPECT_EQ(out_.str(), bee.string() + "\n  0.7500  bee\n");
-  EXPECT_EQ(Classify({noise}), kFailed);
-  EXPECT_EQ(Classify({bee, noise, dir_.path() / "none.jpg", bee}), kFailed);
-  EXPECT_THAT(err_.str(), HasSubstr("noise.jpg: not an image"));
-  EXPECT_THAT(err_.str(), HasSubstr("none.jpg"));
-}
-
-TEST_F(ClientTest, AnswerWithoutItsResultsIsAFailure) {
-  inference_.forgetful = true;
-  EXPECT_EQ(Classify({dir_.Write("bee.jpg", "bee")}), kFailed);
-  EXPECT_THAT(err_.str(), HasSubstr("answered 1 images with 0 results"));
-}
-
-TEST_F(ClientTest, ClassifyJsonIsALineAnImage) {
-  connection_.json = true;
-  const auto bee = dir_.Write("bee.jpg", "bee");
-  EXPECT_EQ(Classify({bee, dir_.Write("noise.jpg", "noise")}), kFailed);
-  EXPECT_THAT(out_.str(), HasSubstr("\"model\":\"insects\""));
-  EXPECT_THAT(out_.str(), HasSubstr("\"version\":2"));
-  EXPECT_THAT(
-      out_.str(),
-      HasSubstr("\"scores\":[{\"label\":\"bee\",\"probability\":0.75}]"));
-  EXPECT_THAT(out_.str(), HasSubstr("\"code\":\"INVALID_ARGUMENT\""));
-  const std::string lines = out_.str();
-  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2);
-}
-
-TEST_F(ClientTest, ManyImagesGoInBatchesAndALargeOneAlone) {
-  std::vector<std::string> files(20, dir_.Write("bee.jpg", "bee"));
-  files.push_back(dir_.Write("large.jpg", std::string(5 << 20, 'x')));
-  EXPECT_EQ(Classify(files), kDone);
-  EXPECT_THAT(inference_.sizes, ::testing::ElementsAre(16, 4, 1));
 }
 
 TEST(PrintErrorTest, RetryIsRoundedUpToWholeSeconds) {
@@ -320,15 +239,6 @@ TEST(PrintErrorTest, ErrorWithoutAMessageIsNamedByItsCode) {
   std::ostringstream err;
   PrintError({}, absl::UnimplementedError(""), err);
   EXPECT_EQ(err.str(), "finetune: UNIMPLEMENTED\n");
-}
-
-TEST(ParseModelRefTest, TakesANameAndAVersion) {
-  EXPECT_EQ(ParseModelRef("hotdog")->name(), "hotdog");
-  EXPECT_EQ(ParseModelRef("hotdog")->version(), 0);
-  EXPECT_EQ(ParseModelRef("hotdog@12")->version(), 12);
-  for (const char* bad : {"", "@1", "hotdog@", "hotdog@x", "hotdog@0"}) {
-    EXPECT_FALSE(ParseModelRef(bad).ok()) << bad;
-  }
 }
 
 }  // namespace

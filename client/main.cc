@@ -1,9 +1,9 @@
 // finetune: the command line of the service.
 
-#include <filesystem>
+#include <unistd.h>
+
 #include <iostream>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "CLI/CLI.hpp"
@@ -100,20 +100,13 @@ CLI::App* AddResume(CLI::App& app, Arguments& arguments) {
   return resume;
 }
 
-std::string RefuseFolder(const std::string& path) {
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(path, ignored)) return "";
-  return path + " is a folder; name the files in it";
-}
-
 void AddClassify(CLI::App& app, Arguments& arguments) {
   auto* classify = app.add_subcommand(
       "classify", "Classify images: labels with probabilities, 0..1");
   classify
-      ->add_option("IMAGE", arguments.images,
-                   "JPEG, PNG, WebP or BMP files, not folders")
-      ->required()
-      ->check(CLI::Validator(RefuseFolder, "FILE"));
+      ->add_option("PATH", arguments.images,
+                   "JPEG, PNG, WebP or BMP files, and folders of them")
+      ->required();
   classify->add_option_function<std::string>(
       "--model",
       [&arguments](const std::string& text) {
@@ -126,9 +119,14 @@ void AddClassify(CLI::App& app, Arguments& arguments) {
       },
       "NAME[@VERSION] [the model promoted last]");
   classify
-      ->add_option("--top-k", arguments.classify.top_k,
-                   "Labels to print for each image; 0: all")
-      ->check(CLI::Range(0, 1000))
+      ->add_option_function<int>(
+          "--top-k", [&arguments](int k) { arguments.classify.top_k = k; },
+          "Labels to print for each image; 0: all [5; 1 in a table]")
+      ->check(CLI::Range(0, 1000));
+  classify
+      ->add_option("--window", arguments.classify.window,
+                   "Images on their way to the server at once")
+      ->check(CLI::Range(1, 1000))
       ->capture_default_str();
 }
 
@@ -222,7 +220,9 @@ int Main(int argc, char** argv) {
   if (datasets->parsed()) {
     return ListDatasets(connection, std::cout, std::cerr);
   }
-  return ClassifyFiles(connection, arguments.images, arguments.classify,
+  arguments.classify.terminal_width = TerminalWidth(STDERR_FILENO);
+  arguments.classify.out_is_terminal = watching.terminal_width > 0;
+  return ClassifyPaths(connection, arguments.images, arguments.classify,
                        std::cout, std::cerr);
 }
 

@@ -23,8 +23,9 @@ std::string ByteText(uint64_t bytes) {
   return absl::StrFormat("%.1f GB", value / 1e9);
 }
 
-TransferPrinter::~TransferPrinter() {
+void TransferPrinter::Clear() {
   if (drawn_ != absl::InfinitePast()) out_ << "\r\033[K" << std::flush;
+  drawn_ = absl::InfinitePast();
 }
 
 void TransferPrinter::Print(uint64_t done, absl::Time now) {
@@ -32,13 +33,19 @@ void TransferPrinter::Print(uint64_t done, absl::Time now) {
   if (width_ == 0 || now - drawn_ < kInterval) return;
   drawn_ = now;
   const double seconds = absl::ToDoubleSeconds(now - begin_);
-  std::string text = absl::StrCat(ByteText(done), " of ", ByteText(total_));
+  std::string text =
+      unit_ == Unit::kBytes
+          ? absl::StrCat(ByteText(done), " of ", ByteText(total_))
+          : absl::StrCat(done, " of ", total_, " images");
   if (done > 0 && seconds > 0) {
     const double speed = static_cast<double>(done) / seconds;
     const auto left = static_cast<int64_t>(
         std::ceil(static_cast<double>(total_ - done) / speed));
-    absl::StrAppendFormat(&text, "  %.1f MB/s  ETA %d:%02d", speed / 1e6,
-                          left / 60, left % 60);
+    const std::string rate = unit_ == Unit::kBytes
+                                 ? absl::StrFormat("%.1f MB/s", speed / 1e6)
+                                 : absl::StrFormat("%.1f images/s", speed);
+    absl::StrAppendFormat(&text, "  %s  ETA %d:%02d", rate, left / 60,
+                          left % 60);
   }
   const int room = width_ - 1 - static_cast<int>(text.size()) - 3;
   std::string line;

@@ -166,9 +166,9 @@ void BlockInterrupt() {
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
-int TerminalWidth() {
+int TerminalWidth(int fd) {
   winsize size;
-  if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) {
+  if (!isatty(fd) || ioctl(fd, TIOCGWINSZ, &size) != 0) {
     return 0;
   }
   return size.ws_col > 0 ? size.ws_col : 80;

@@ -3,6 +3,8 @@
 #ifndef CLIENT_WATCH_H_
 #define CLIENT_WATCH_H_
 
+#include <unistd.h>
+
 #include <ostream>
 #include <string>
 
@@ -39,8 +41,9 @@ bool HasEnded(const v1::FineTuneJob& job);
 // The code for a job that has ended: kDone or kFailed.
 ExitCode ExitCodeOf(const v1::FineTuneJob& job);
 
-// Columns of the terminal that standard output is; 0 if it is none.
-int TerminalWidth();
+// Columns of the terminal that `fd` is, by default standard output; 0 if it is
+// none.
+int TerminalWidth(int fd = STDOUT_FILENO);
 
 }  // namespace finetune
 

@@ -34,16 +34,17 @@ struct ServerOptions {
   uint64_t max_state_bytes = uint64_t{100} << 30;  // state_dir; 0: no limit.
   int max_images = 64;                             // In a Classify request.
   uint64_t max_image_bytes = 16 << 20;             // Each, encoded.
-  int max_stream_items = 64;  // Of a ClassifyStream, unanswered or unread.
-  int64_t max_image_pixels = 64'000'000;  // Each, decoded.
-  int max_message_bytes = 64 << 20;       // A whole request.
-  size_t max_receive_bytes = 1 << 30;     // Requests that are arriving.
-  int max_metadata_bytes = 8 << 10;       // A call's headers.
-  int max_concurrent_streams = 1000;      // Calls on one connection.
-  size_t max_batch = 32;                  // Images in a forward pass.
-  size_t max_queued_images = 512;         // Waiting for one.
-  size_t max_loaded_models = 8;           // In memory, 45 MB each.
-  std::filesystem::path trainer;          // The finetune-trainer binary.
+  int64_t max_image_pixels = 64'000'000;           // Each, decoded.
+  int max_message_bytes = 64 << 20;                // A whole request.
+  size_t max_receive_bytes = 1 << 30;  // Requests that are arriving.
+  int max_metadata_bytes = 8 << 10;    // A call's headers.
+  int max_concurrent_streams = 1000;   // Calls on one connection.
+  size_t max_batch = 32;               // Images in a forward pass.
+  size_t max_queued_images = 512;      // Waiting for one.
+  size_t max_loaded_models = 8;        // In memory, 45 MB each.
+  // Images of a ClassifyStream in flight or with unread answers.
+  int max_stream_items = 64;
+  std::filesystem::path trainer;  // The finetune-trainer binary.
 
   // Defaults that depend on the machine: the number of cores, the user's
   // folders, where this program is.

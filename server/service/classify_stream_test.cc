@@ -1,15 +1,19 @@
 #include "server/service/classify_stream.h"
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "client/classify.h"
 #include "common/grpc_status.h"
 #include "common/rpc_status.h"
 #include "common/testing/status_matchers.h"
+#include "common/testing/temp_dir.h"
 #include "finetune/v1/inference_service.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
@@ -275,6 +279,31 @@ TEST_F(TinyQueueTest, QueueFullOfOthersIsTriedAgainAfterEachDelay) {
   EXPECT_FALSE(response.result().has_error());
   call.stream->WritesDone();
   EXPECT_THAT(call.Finish(), IsOk());
+}
+
+TEST_F(TinyQueueTest, ClientClassifiesAFolderOverAPort) {
+  constexpr int kFiles = 300;
+  const testing::TempDir dir;
+  for (int i = 0; i < kFiles; ++i) {
+    dir.Write(absl::StrCat(i / 10, "/", i, ".jpg"), i == 7 ? "noise" : "bee");
+  }
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
+                           &port);
+  InferenceService service({.max_stream_items = kMaxItems},
+                           inference_.classifier, authorizer_);
+  builder.RegisterService(&service);
+  const auto server = builder.BuildAndStart();
+  Connection connection;
+  connection.server = absl::StrCat("127.0.0.1:", port);
+  ASSERT_THAT(Connect(connection), IsOk());
+  std::ostringstream out, err;
+  EXPECT_EQ(ClassifyPaths(connection, {dir.path()}, {}, out, err), kFailed);
+  const std::string lines = out.str();
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), kFiles);
+  EXPECT_THAT(err.str(), ::testing::HasSubstr("0/7.jpg: not an image\n"));
+  EXPECT_THAT(err.str(), ::testing::HasSubstr("images/s, 1 failed\n"));
 }
 
 TEST_F(ClassifyStreamTest, DeadlineEndsTheStream) {
