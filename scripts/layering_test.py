@@ -26,8 +26,12 @@ ROOMS = {
     "server/training/": ["server/training/", "server/data/", "server/model/",
                          "server/jobs/job.h", "common/"],
     "server/inference/": ["server/inference/", "common/"],
-    "server/inference/predictor": ["server/inference/", "server/data/",
-                                   "server/model/", "common/"],
+    "server/inference/preprocess": ["server/inference/", "server/data/",
+                                    "common/"],
+    **dict.fromkeys(
+        ["server/inference/predictor", "server/inference/cuda_forward",
+         "server/inference/fold_resnet18"],
+        ["server/inference/", "server/data/", "server/model/", "common/"]),
     "server/service/": ["server/service/", "server/jobs/",
                         "server/inference/batcher",
                         "server/inference/classifier",
@@ -43,9 +47,12 @@ CAGES = {
     "LibTorch": (
         ["torch/", "ATen/", "c10/", "caffe2/"],
         ["server/model/", "server/training/", "server/inference/predictor",
+         "server/inference/cuda_forward", "server/inference/fold_resnet18",
          "server/data/transforms", "server/torch_pch", "server/trainer_main"]),
     "OpenCV": (["opencv2/"], ["server/data/"]),
     "TurboJPEG": (["turbojpeg.h"], ["server/data/"]),
+    # Another version's headers lie among LibTorch's.
+    "oneDNN": (["dnnl"], ["server/inference/onednn"]),
     "SQLite": (["sqlite3.h"], ["server/state/"]),
     "libarchive": (["archive"], ["server/datasets/", "client/"]),
     "zlib": (["zlib.h"], ["server/datasets/"]),

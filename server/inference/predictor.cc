@@ -1,109 +1,90 @@
 #include "server/inference/predictor.h"
 
+#include <algorithm>
+#include <cmath>
+#include <exception>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "server/data/transforms.h"
+#include "server/inference/cuda_forward.h"
+#include "server/inference/fold_resnet18.h"
+#include "server/inference/fused_resnet18.h"
 #include "server/model/resnet18.h"
 #include "server/model/weights.h"
-#include "torch/torch.h"
 
 namespace finetune {
 namespace {
 
-class Predictor {
- public:
-  Predictor(ResNet18 net, const PredictorOptions& options)
-      : net_(std::move(net)), options_(options), device_(options.device) {
-    net_->eval();
-    net_->to(device_);
-    ToChannelsLast(*net_);
+Probabilities Softmax(absl::Span<const float> logits) {
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  Probabilities probabilities(logits.size());
+  double sum = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    probabilities[i] = std::exp(logits[i] - largest);
+    sum += probabilities[i];
   }
-
-  BatchResult Classify(absl::Span<const absl::string_view> images);
-
-  // [N, 3, kInputSize, kInputSize] to [N, classes], both on the CPU.
-  torch::Tensor Forward(const torch::Tensor& inputs) {
-    const c10::InferenceMode no_grad;
-    return net_->forward(inputs.to(device_)).softmax(1).cpu();
-  }
-
- private:
-  // One row an image, zeros where it does not decode and `errors` says why.
-  torch::Tensor Preprocess(absl::Span<const absl::string_view> images,
-                           std::vector<absl::Status>& errors) const;
-
-  ResNet18 net_;
-  const PredictorOptions options_;
-  const torch::Device device_;
-};
-
-BatchResult Predictor::Classify(absl::Span<const absl::string_view> images) {
-  // The thread that calls first may be any: the setting is per thread.
-  at::set_num_threads(options_.threads);
-  const absl::Time start = absl::Now();
-  std::vector<absl::Status> errors(images.size());
-  const torch::Tensor inputs = Preprocess(images, errors);
-  const absl::Time transformed = absl::Now();
-  const torch::Tensor probabilities = Forward(inputs);
-
-  BatchResult result{.preprocess = transformed - start,
-                     .compute = absl::Now() - transformed};
-  const int64_t classes = probabilities.size(1);
-  const float* row = probabilities.const_data_ptr<float>();
-  for (const absl::Status& error : errors) {
-    if (error.ok()) {
-      result.images.push_back(Probabilities(row, row + classes));
-    } else {
-      result.images.push_back(error);
-    }
-    row += classes;
-  }
-  return result;
+  for (float& p : probabilities) p = static_cast<float>(p / sum);
+  return probabilities;
 }
 
-torch::Tensor Predictor::Preprocess(absl::Span<const absl::string_view> images,
-                                    std::vector<absl::Status>& errors) const {
-  const auto count = static_cast<int64_t>(images.size());
-  torch::Tensor inputs =
-      torch::empty({count, 3, kInputSize, kInputSize}, torch::TensorOptions(),
-                   at::MemoryFormat::ChannelsLast)
-          .zero_();
-  float* const out = inputs.mutable_data_ptr<float>();
-  at::parallel_for(0, count, /*grain_size=*/1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const absl::StatusOr<RgbImage> image =
-          DecodeRgb(images[i], options_.limits);
-      if (image.ok()) {
-        TestTransform(*image, out + i * kInputFloats);
-      } else {
-        errors[i] = image.status();
-      }
-    }
-  });
-  return inputs;
+LoadedModel OnCpu(const ResNet18Impl& net, size_t classes,
+                  const PredictorOptions& options) {
+  auto fused = std::make_shared<FusedResNet18>(Fold(net));
+  fused->Warm(options.max_batch, 1);
+  if (options.threads > 1) fused->Warm(options.max_batch, options.threads);
+  // Its workspace is there afterwards, its pages too.
+  const std::vector<float> zeros(kInputFloats);
+  fused->Forward(std::vector<const float*>(options.max_batch, zeros.data()),
+                 options.threads);
+  return {
+      .forward =
+          [fused, classes](absl::Span<const float* const> inputs, int threads) {
+            const std::vector<float> logits = fused->Forward(inputs, threads);
+            std::vector<Probabilities> probabilities;
+            for (size_t i = 0; i < logits.size(); i += classes) {
+              probabilities.push_back(Softmax({&logits[i], classes}));
+            }
+            return probabilities;
+          },
+      .bytes = fused->bytes()};
+}
+
+absl::Status CheckPrecision(const PredictorOptions& options) {
+  if (options.precision != "fp32" && options.precision != "fp16" &&
+      options.precision != "bf16") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "precision is fp32, fp16 or bf16, not ", options.precision));
+  }
+  if (options.precision != "fp32" && options.device == "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("precision ", options.precision,
+                     " needs a CUDA device; a CPU computes in fp32"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<ClassifyFn> LoadPredictor(const std::filesystem::path& weights,
-                                         int64_t classes,
-                                         const PredictorOptions& options) try {
+absl::StatusOr<LoadedModel> LoadPredictor(const std::filesystem::path& weights,
+                                          int64_t classes,
+                                          const PredictorOptions& options) try {
+  RETURN_IF_ERROR(CheckPrecision(options));
   ASSIGN_OR_RETURN(const StateDict state, ReadStateDict(weights));
   ResNet18 net(classes);
   RETURN_IF_ERROR(LoadStateDict(state, *net));
-  auto predictor = std::make_shared<Predictor>(std::move(net), options);
-  predictor->Forward(torch::zeros({1, 3, kInputSize, kInputSize}));
-  return [predictor](absl::Span<const absl::string_view> images) {
-    return predictor->Classify(images);
-  };
+  net->eval();
+  if (options.device == "cpu") return OnCpu(*net, classes, options);
+  return LoadOnCuda(std::move(net), options);
 } catch (const c10::Error& e) {
   return absl::InternalError(absl::StrCat("load ", weights.native(), ": ",
                                           e.what_without_backtrace()));
+} catch (const std::exception& e) {
+  return absl::InternalError(
+      absl::StrCat("load ", weights.native(), ": ", e.what()));
 }
 
 }  // namespace finetune

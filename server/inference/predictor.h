@@ -1,4 +1,4 @@
-// A published model as a function from encoded images to probabilities.
+// A published model as a function from inputs to probabilities.
 
 #ifndef SERVER_INFERENCE_PREDICTOR_H_
 #define SERVER_INFERENCE_PREDICTOR_H_
@@ -7,26 +7,31 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "server/data/decode.h"
 #include "server/inference/servable.h"
 
 namespace finetune {
 
 struct PredictorOptions {
   std::string device = "cpu";  // "cpu", "cuda:N".
-  int threads = 1;             // For decoding and, on a CPU, computing; >= 1.
-  DecodeLimits limits;
+  // The most that the function will be called with; more work, only with a
+  // slower first time.
+  int threads = 1;
+  int max_batch = 32;
+  // "fp32", "fp16" or "bf16": what CUDA computes in. Inputs and probabilities
+  // are float32 in any case.
+  std::string precision = "fp32";
 };
 
-// Loads the weights and warms them up: the first answer is as quick as any.
-// The same transform and forward pass that measured test accuracy while the
-// model was trained.
+// Loads the weights and makes ready all that batches of 1..max_batch inputs of
+// kInputFloats floats (data/transforms.h) need on `threads` threads, or on one:
+// the first answer is as quick as any. Some 200 MB on a CPU, in `bytes`.
 //
 // NOT_FOUND or INVALID_ARGUMENT if the weights are missing or do not fit
-// `classes`. The function may throw what Torch throws.
-absl::StatusOr<ClassifyFn> LoadPredictor(const std::filesystem::path& weights,
-                                         int64_t classes,
-                                         const PredictorOptions& options);
+// `classes`; INVALID_ARGUMENT for a precision that the device does not have.
+// The function may throw what oneDNN and Torch throw.
+absl::StatusOr<LoadedModel> LoadPredictor(const std::filesystem::path& weights,
+                                          int64_t classes,
+                                          const PredictorOptions& options);
 
 }  // namespace finetune
 

@@ -3,12 +3,13 @@
 #ifndef SERVER_INFERENCE_SERVABLE_H_
 #define SERVER_INFERENCE_SERVABLE_H_
 
+#include <cstdint>
 #include <functional>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "finetune/v1/model.pb.h"
 
@@ -17,22 +18,28 @@ namespace finetune {
 // Softmax over the classes, by index.
 using Probabilities = std::vector<float>;
 
-struct BatchResult {
-  // One per image, in order: a bad image fails alone.
-  std::vector<absl::StatusOr<Probabilities>> images;
-  absl::Duration preprocess;  // Decode and transform.
-  absl::Duration compute;     // Forward pass.
+// Decodes and transforms one encoded image to a model's input, the same for all
+// models. INVALID_ARGUMENT if it is no image or over a limit. Thread-safe.
+using PreprocessFn = std::function<absl::Status(absl::string_view image,
+                                                absl::Span<float> input)>;
+
+// One forward pass: softmax of each input, in order, on at most `threads`
+// threads of a CPU. Thread-safe; calls at once do not wait for each other on a
+// CPU. May throw.
+using ForwardFn = std::function<std::vector<Probabilities>(
+    absl::Span<const float* const> inputs, int threads)>;
+
+// A model's function and the memory that it holds.
+struct LoadedModel {
+  ForwardFn forward;
+  uint64_t bytes = 0;
 };
 
-// Classifies encoded images in one forward pass. Not called twice at once.
-using ClassifyFn =
-    std::function<BatchResult(absl::Span<const absl::string_view> images)>;
-
-// One version of a model, ready to answer. Its memory is freed when the last
-// holder lets go of it.
+// One version of a model, warm and ready to answer. Its memory is freed when
+// the last holder lets go of it.
 struct Servable {
   v1::Model model;
-  ClassifyFn classify;
+  LoadedModel loaded;
 };
 
 }  // namespace finetune
