@@ -102,15 +102,23 @@ void AddClassify(const Adder& add, ServerOptions& options) {
   add("--max_image_pixels", "FINETUNED_MAX_IMAGE_PIXELS",
       options.max_image_pixels, "Pixels of an image, checked before decoding")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  add("--preprocess_threads", "FINETUNED_PREPROCESS_THREADS",
+      options.preprocess_threads,
+      "CPU threads that decode and transform images to classify")
+      ->check(CLI::Range(1, 1024));
   add("--max_batch", "FINETUNED_MAX_BATCH", options.max_batch,
       "Images in one forward pass")
       ->check(CLI::Range(1, 1024));
+  add("--max_batch_delay", "FINETUNED_MAX_BATCH_DELAY", options.max_batch_delay,
+      "Milliseconds that images which are ready may wait for others that are "
+      "being decoded; a lone one never waits")
+      ->check(CLI::Range(0, 10'000));
   add("--max_queued_images", "FINETUNED_MAX_QUEUED_IMAGES",
       options.max_queued_images, "Images that may wait; more are refused")
       ->check(CLI::Range(1, 1'000'000));
-  add("--max_loaded_models", "FINETUNED_MAX_LOADED_MODELS",
-      options.max_loaded_models, "Models kept in memory, 45 MB each")
-      ->check(CLI::Range(1, 1000));
+  add("--model_memory", "FINETUNED_MODEL_MEMORY", options.model_memory,
+      "Bytes of models kept in memory; the one not used for longest goes first")
+      ->check(CLI::Range(uint64_t{1} << 20, uint64_t{1} << 45));
 }
 
 }  // namespace
@@ -122,6 +130,7 @@ ServerOptions::ServerOptions()
       threads(
           static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
       decode_threads(threads),
+      preprocess_threads(threads),
       trainer(FolderOfThisProgram() / "finetune-trainer") {}
 
 void AddServerOptions(CLI::App& app, ServerOptions& options) {

@@ -36,12 +36,14 @@ struct ServerOptions {
   uint64_t max_image_bytes = 16 << 20;             // Each, encoded.
   int64_t max_image_pixels = 64'000'000;           // Each, decoded.
   int max_message_bytes = 64 << 20;                // A whole request.
-  size_t max_receive_bytes = 1 << 30;  // Requests that are arriving.
-  int max_metadata_bytes = 8 << 10;    // A call's headers.
-  int max_concurrent_streams = 1000;   // Calls on one connection.
-  size_t max_batch = 32;               // Images in a forward pass.
-  size_t max_queued_images = 512;      // Waiting for one.
-  size_t max_loaded_models = 8;        // In memory, 45 MB each.
+  size_t max_receive_bytes = 1 << 30;         // Requests that are arriving.
+  int max_metadata_bytes = 8 << 10;           // A call's headers.
+  int max_concurrent_streams = 1000;          // Calls on one connection.
+  int preprocess_threads;                     // Of the server, >= 1.
+  size_t max_batch = 32;                      // Images in a forward pass.
+  int max_batch_delay = 2;                    // Milliseconds, >= 0; as Batcher.
+  size_t max_queued_images = 512;             // Waiting for one.
+  uint64_t model_memory = uint64_t{2} << 30;  // Bytes of loaded models.
   // Images of a ClassifyStream in flight or with unread answers.
   int max_stream_items = 64;
   std::filesystem::path trainer;  // The finetune-trainer binary.

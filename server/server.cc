@@ -14,6 +14,7 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "server/data/transforms.h"
 #include "server/inference/batcher.h"
 #include "server/inference/classifier.h"
 #include "server/inference/model_cache.h"
@@ -117,7 +118,7 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
       authorizer(std::move(gatekeeper)),
       state(std::move(state_folder)),
       models(
-          options.max_loaded_models,
+          options.model_memory,
           [this, predictor =
                      PredictorOptions{
                          .device = device,
@@ -129,7 +130,13 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
                 model.labels_size(), predictor);
           }),
       batcher({.max_batch = options.max_batch,
-               .max_waiting = options.max_queued_images}),
+               .max_waiting = options.max_queued_images,
+               .max_delay = absl::Milliseconds(options.max_batch_delay),
+               .preprocess_threads = options.preprocess_threads,
+               // A GPU is one stream, whatever the number of threads.
+               .workers = device == "cpu" ? options.threads : 1,
+               .input_floats = kInputFloats},
+              MakePreprocess({.max_pixels = options.max_image_pixels})),
       classifier(
           [this](const auto& ref) { return state->models().Resolve(ref); },
           models, batcher),
@@ -203,7 +210,7 @@ absl::StatusOr<Publication> Server::Rooms::Prepare(
     const v1::FineTuneJob& job, const std::filesystem::path& model_dir) {
   ASSIGN_OR_RETURN(const v1::Model model,
                    state->models().Stage(job.model_name(), model_dir));
-  const absl::Status loaded = models.Get(model).status();
+  const absl::Status loaded = models.Load(model).status();
   if (!loaded.ok()) {
     state->models().Discard(model);
     return loaded;
@@ -226,7 +233,7 @@ absl::StatusOr<Publication> Server::Rooms::Prepare(
 void Server::Rooms::ServeDefaultModel() {
   absl::Status ready;
   if (const auto model = state->models().Resolve({}); model.ok()) {
-    ready = models.Get(*model).status();
+    ready = models.Load(*model).status();
     if (!ready.ok()) spdlog::error("default model: {}", ready.ToString());
   } else {
     ready = model.status();
@@ -272,6 +279,7 @@ void Server::Shutdown() {
   rooms_->scheduler.Shutdown();
   rooms_->state->jobs().EndWatches();
   rooms_->inference_service.EndStreams();
+  rooms_->models.Shutdown();
   rooms_->batcher.Shutdown();
   rooms_->grpc_server->Shutdown(std::chrono::system_clock::now() +
                                 kStreamGrace);

@@ -1,181 +1,442 @@
 #include "server/inference/batcher.h"
 
-#include <latch>
+#include <atomic>
+#include <future>
+#include <random>
 #include <stdexcept>
 #include <string>
 
 #include "absl/strings/numbers.h"
-#include "absl/time/clock.h"
+#include "absl/strings/str_cat.h"
 #include "common/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/inference/testing/gate.h"
 
 namespace finetune {
 namespace {
 
 using ::testing::ElementsAre;
+using testing::Gate;
 using testing::IsOk;
 using testing::StatusIs;
+using Model = std::shared_ptr<const Servable>;
 
-// An "image" is a number, which is its own probability.
-BatchResult Echo(absl::Span<const absl::string_view> images) {
-  BatchResult result;
-  for (const absl::string_view image : images) {
-    float number = 0;
-    if (absl::SimpleAtof(image, &number)) {
-      result.images.push_back(Probabilities{number});
-    } else {
-      result.images.push_back(absl::InvalidArgumentError("no number"));
-    }
-  }
-  return result;
+constexpr absl::string_view kRetryInfo =
+    "type.googleapis.com/google.rpc.RetryInfo";
+
+// An "image" is a number, which is its input and its own probability.
+absl::Status ReadNumber(absl::string_view image, absl::Span<float> input) {
+  if (absl::SimpleAtof(image, &input[0])) return absl::OkStatus();
+  return absl::InvalidArgumentError("no number");
 }
 
-std::shared_ptr<const Servable> Model(ClassifyFn classify) {
-  return std::make_shared<Servable>(Servable{.classify = std::move(classify)});
+std::vector<Probabilities> Echo(absl::Span<const float* const> inputs) {
+  std::vector<Probabilities> outputs;
+  for (const float* input : inputs) outputs.push_back({*input});
+  return outputs;
 }
 
-// A model that holds up the batcher's thread until it is released, and notes
-// the size of each batch.
-class Gate {
- public:
-  std::shared_ptr<const Servable> Loaded() {
-    return Model([this](absl::Span<const absl::string_view> images) {
-      entered_.count_down();
-      open_.wait();
-      sizes_.push_back(images.size());
-      return Echo(images);
-    });
-  }
-  void WaitUntilEntered() { entered_.wait(); }
-  void Open() { open_.count_down(); }
-  const std::vector<size_t>& sizes() const { return sizes_; }
+Model ModelOf(ForwardFn forward) {
+  return std::make_shared<Servable>(
+      Servable{.loaded = {.forward = std::move(forward)}});
+}
 
- private:
-  std::latch entered_{1}, open_{1};
-  std::vector<size_t> sizes_;
-};
+Model EchoModel() {
+  return ModelOf(
+      [](absl::Span<const float* const> inputs, int) { return Echo(inputs); });
+}
+
+// Whose forward passes stop at `gate`.
+Model GatedModel(Gate& gate) {
+  return ModelOf([&gate](absl::Span<const float* const> inputs, int) {
+    gate.Pass();
+    return Echo(inputs);
+  });
+}
 
 // Submits and, in Get, waits for the outcome.
 class Call {
  public:
   Call(Batcher& batcher, ClassifyWork work) {
+    const auto answer =
+        std::make_shared<std::promise<absl::StatusOr<ClassifyOutcome>>>();
+    outcome_ = answer->get_future();
     batcher.Submit(std::move(work),
-                   [this](absl::StatusOr<ClassifyOutcome> outcome) {
-                     outcome_ = std::move(outcome);
-                     done_.count_down();
+                   [answer](absl::StatusOr<ClassifyOutcome> outcome) {
+                     answer->set_value(std::move(outcome));
                    });
   }
-  const absl::StatusOr<ClassifyOutcome>& Get() {
-    done_.wait();
-    return outcome_;
-  }
+  const absl::StatusOr<ClassifyOutcome>& Get() { return outcome_.get(); }
 
  private:
-  std::latch done_{1};
-  absl::StatusOr<ClassifyOutcome> outcome_;
+  std::shared_future<absl::StatusOr<ClassifyOutcome>> outcome_;
 };
 
-TEST(BatcherTest, ImagesAreAnsweredInOrderAndABadOneFailsAlone) {
-  Batcher batcher({});
-  Call call(batcher, {Model(Echo), {"1", "x", "3"}});
+class BatcherTest : public ::testing::Test {
+ protected:
+  // Delays are so long that a test which needs one to end does not.
+  BatcherTest() {
+    options_.input_floats = 1;
+    options_.max_delay = absl::Hours(1);
+    options_.on_batch = [this](const v1::Model&, size_t images) {
+      const MutexLock lock(mu_);
+      sizes_.push_back(images);
+    };
+  }
+  // Time stands still from now on, but for Advance.
+  void StopTime() {
+    options_.now = [this] { return absl::FromUnixMillis(millis_); };
+  }
+  void Advance(absl::Duration time) {
+    millis_ += absl::ToInt64Milliseconds(time);
+  }
+  absl::Time After(absl::Duration time) const {
+    return absl::FromUnixMillis(millis_) + time;
+  }
+
+  std::vector<size_t> sizes() {
+    const MutexLock lock(mu_);
+    return sizes_;
+  }
+
+  Batcher::Options options_;
+  std::atomic<int64_t> millis_ = 1'000'000'000;
+  Mutex mu_;
+  std::vector<size_t> sizes_ ABSL_GUARDED_BY(mu_);  // Of the batches, in order.
+};
+
+TEST_F(BatcherTest, ImagesAreAnsweredInOrderAndABadOneFailsAlone) {
+  Batcher batcher(options_, ReadNumber);
+  Call call(batcher, {EchoModel(), {"1", "x", "3"}});
   ASSERT_THAT(call.Get(), IsOk());
   const auto& images = call.Get()->images;
   EXPECT_EQ((*images[0])[0], 1);
   EXPECT_THAT(images[1], StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ((*images[2])[0], 3);
+  EXPECT_EQ(call.Get()->batch_size, 2);
 }
 
-TEST(BatcherTest, RequestsThatWaitShareABatchUpToItsLimit) {
+TEST_F(BatcherTest, LoneImageGetsAllThreadsAtOnce) {
+  options_.workers = 4;
+  Batcher batcher(options_, ReadNumber);
+  int threads = 0;
+  const Model model =
+      ModelOf([&](absl::Span<const float* const> inputs, int all) {
+        threads = all;
+        return Echo(inputs);
+      });
+  Call call(batcher, {model, {"1"}});
+  ASSERT_THAT(call.Get(), IsOk());
+  EXPECT_EQ(threads, 4);
+}
+
+TEST_F(BatcherTest, RequestsThatWaitShareABatchUpToItsLimit) {
+  options_.max_batch = 3;
+  Batcher batcher(options_, ReadNumber);
   Gate gate;
-  Batcher batcher({.max_batch = 3});
-  const auto model = gate.Loaded();
+  const Model model = GatedModel(gate);
   Call first(batcher, {model, {"0"}});
-  gate.WaitUntilEntered();
+  gate.AwaitEntered();
   Call second(batcher, {model, {"1", "2"}});
   Call third(batcher, {model, {"3", "4"}});
   gate.Open();
   ASSERT_THAT(third.Get(), IsOk());
   EXPECT_EQ((*third.Get()->images[1])[0], 4);
   EXPECT_EQ((*second.Get()->images[0])[0], 1);
-  EXPECT_THAT(gate.sizes(), ElementsAre(1, 3, 1));
+  EXPECT_THAT(sizes(), ElementsAre(1, 3, 1));
   EXPECT_EQ(second.Get()->batch_size, 3);
 }
 
-TEST(BatcherTest, ModelsDoNotShareABatch) {
+TEST_F(BatcherTest, ModelsDoNotShareABatch) {
+  Batcher batcher(options_, ReadNumber);
   Gate gate;
-  Batcher batcher({});
-  Call first(batcher, {gate.Loaded(), {"0"}});
-  gate.WaitUntilEntered();
-  size_t others = 0;
-  const auto other = Model([&](absl::Span<const absl::string_view> images) {
-    others = images.size();
-    return Echo(images);
-  });
+  const Model one = GatedModel(gate), other = EchoModel();
+  Call first(batcher, {one, {"0"}});
+  gate.AwaitEntered();
   Call second(batcher, {other, {"1"}});
-  Call third(batcher, {gate.Loaded(), {"2"}});
+  Call third(batcher, {one, {"2"}});
   Call fourth(batcher, {other, {"3"}});
   gate.Open();
-  ASSERT_THAT(third.Get(), IsOk());
-  ASSERT_THAT(fourth.Get(), IsOk());
-  EXPECT_EQ(others, 2u);
+  EXPECT_EQ(third.Get()->batch_size, 1);
+  EXPECT_EQ(second.Get()->batch_size, 2);
+  EXPECT_EQ(fourth.Get()->batch_size, 2);
 }
 
-TEST(BatcherTest, FullQueueRefusesAtOnce) {
+TEST_F(BatcherTest, ForwardPassesOfAllWorkersAndDecodingRunAtOnce) {
+  options_.workers = 2;
+  Gate forward, decode;
+  Batcher batcher(options_,
+                  [&](absl::string_view image, absl::Span<float> input) {
+                    if (image == "3") decode.Pass();
+                    return ReadNumber(image, input);
+                  });
+  const Model model = GatedModel(forward);
+  Call first(batcher, {model, {"1"}});
+  forward.AwaitEntered(1);
+  Call second(batcher, {model, {"2"}});
+  forward.AwaitEntered(2);
+  Call third(batcher, {model, {"3"}});
+  decode.AwaitEntered();
+  EXPECT_EQ(batcher.stats().computing, 2u);
+  EXPECT_EQ(batcher.stats().waiting, 1u);
+  decode.Open();
+  forward.Open();
+  EXPECT_THAT(third.Get(), IsOk());
+}
+
+TEST_F(BatcherTest, ReadyImageWaitsForOneThatIsBeingDecoded) {
+  options_.preprocess_threads = 2;
+  Gate decode;
+  Batcher batcher(options_,
+                  [&](absl::string_view image, absl::Span<float> input) {
+                    if (image == "1") decode.Pass();
+                    return ReadNumber(image, input);
+                  });
+  const Model model = EchoModel();
+  Call slow(batcher, {model, {"1"}});
+  decode.AwaitEntered();
+  Call quick(batcher, {model, {"2"}});
+  decode.Open();
+  EXPECT_EQ(quick.Get()->batch_size, 2);
+  EXPECT_EQ(slow.Get()->batch_size, 2);
+}
+
+TEST_F(BatcherTest, ReadyImageDoesNotWaitLongerThanTheDelay) {
+  options_.preprocess_threads = 2;
+  options_.max_delay = absl::Milliseconds(1);
+  Gate decode;
+  Batcher batcher(options_,
+                  [&](absl::string_view image, absl::Span<float> input) {
+                    if (image == "1") decode.Pass();
+                    return ReadNumber(image, input);
+                  });
+  const Model model = EchoModel();
+  Call slow(batcher, {model, {"1"}});
+  decode.AwaitEntered();
+  Call quick(batcher, {model, {"2"}});
+  EXPECT_EQ(quick.Get()->batch_size, 1);
+  decode.Open();
+  EXPECT_THAT(slow.Get(), IsOk());
+}
+
+TEST_F(BatcherTest, FullQueueRefusesAtOnceAndSaysWhenToTryAgain) {
+  options_.max_waiting = 2;
+  Batcher batcher(options_, ReadNumber);
   Gate gate;
-  Batcher batcher({.max_waiting = 2});
-  const auto model = gate.Loaded();
+  const Model model = GatedModel(gate);
   Call first(batcher, {model, {"0"}});
-  gate.WaitUntilEntered();
+  gate.AwaitEntered();
   Call second(batcher, {model, {"1"}});
   Call third(batcher, {model, {"2", "3"}});
   EXPECT_THAT(third.Get(), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_TRUE(third.Get().status().GetPayload(kRetryInfo));
+  EXPECT_EQ(batcher.stats().refused, 2u);
   gate.Open();
   EXPECT_THAT(second.Get(), IsOk());
 }
 
-TEST(BatcherTest, ExpiredAndAbandonedWorkIsNotExecuted) {
+TEST_F(BatcherTest, FullQueueGivesUpWhatNobodyWaitsForAnyMore) {
+  StopTime();
+  options_.max_waiting = 2;
+  Batcher batcher(options_, ReadNumber);
   Gate gate;
-  Batcher batcher({});
-  const auto model = gate.Loaded();
+  const Model model = GatedModel(gate);
   Call first(batcher, {model, {"0"}});
-  gate.WaitUntilEntered();
-  Call expired(batcher, {model, {"1"}, absl::Now() - absl::Seconds(1)});
-  Call abandoned(batcher,
-                 {model, {"2"}, absl::InfiniteFuture(), [] { return true; }});
+  gate.AwaitEntered();
+  Call expired(batcher, {model, {"1", "2"}, After(absl::Seconds(1))});
+  Advance(absl::Seconds(2));
+  Call third(batcher, {model, {"3", "4"}});
+  EXPECT_THAT(expired.Get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_EQ(batcher.stats().expired, 2u);
+  gate.Open();
+  EXPECT_THAT(third.Get(), IsOk());
+}
+
+TEST_F(BatcherTest, WhatWouldComeTooLateIsRefusedWhenTheSpeedIsKnown) {
+  StopTime();
+  options_.max_batch = 1;
+  Batcher batcher(options_, ReadNumber);
+  const Model slow = ModelOf([&](absl::Span<const float* const> inputs, int) {
+    Advance(absl::Milliseconds(500));
+    return Echo(inputs);
+  });
+  Call warm_up(batcher, {slow, std::vector<absl::string_view>(9, "0")});
+  ASSERT_THAT(warm_up.Get(), IsOk());
+  Gate gate;
+  Call blocking(batcher, {GatedModel(gate), {"0"}});
+  gate.AwaitEntered();
+  Call late(batcher, {slow, {"1"}, After(absl::Milliseconds(1400))});
+  EXPECT_THAT(late.Get(), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_TRUE(late.Get().status().GetPayload(kRetryInfo));
+  Call in_time(batcher, {slow, {"1"}, After(absl::Milliseconds(1600))});
+  gate.Open();
+  EXPECT_THAT(in_time.Get(), IsOk());
+  Call alone(batcher, {EchoModel(), {"1"}, After(absl::Milliseconds(1))});
+  EXPECT_THAT(alone.Get(), IsOk());
+}
+
+TEST_F(BatcherTest, DeadWorkIsNotDecoded) {
+  StopTime();
+  Gate decode;
+  Batcher batcher(options_,
+                  [&](absl::string_view image, absl::Span<float> input) {
+                    decode.Pass();
+                    return ReadNumber(image, input);
+                  });
+  const Model model = EchoModel();
+  std::atomic<bool> gone = false;
+  Call first(batcher, {model, {"0"}});
+  decode.AwaitEntered();
+  Call expired(batcher, {model, {"1"}, After(absl::Seconds(1))});
+  Call abandoned(batcher, {model, {"2"}, absl::InfiniteFuture(), [&] {
+                             return gone.load();
+                           }});
+  gone = true;
+  Advance(absl::Seconds(2));
+  decode.Open();
+  EXPECT_THAT(expired.Get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(abandoned.Get(), StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(first.Get(), IsOk());
+  EXPECT_EQ(decode.entered(), 1);
+  Call too_late(batcher, {model, {"3"}, After(-absl::Seconds(1))});
+  EXPECT_THAT(too_late.Get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_EQ(batcher.stats().expired, 2u);
+  EXPECT_EQ(batcher.stats().cancelled, 1u);
+}
+
+TEST_F(BatcherTest, WorkThatDiedAfterItWasDecodedIsNotComputed) {
+  StopTime();
+  Gate decoded, gate;
+  decoded.Open();
+  Batcher batcher(options_,
+                  [&](absl::string_view image, absl::Span<float> input) {
+                    decoded.Pass();
+                    return ReadNumber(image, input);
+                  });
+  const Model model = GatedModel(gate);
+  std::atomic<bool> gone = false;
+  Call first(batcher, {model, {"0"}});
+  gate.AwaitEntered();
+  Call expired(batcher, {model, {"1"}, After(absl::Seconds(1))});
+  Call abandoned(batcher, {model, {"2"}, absl::InfiniteFuture(), [&] {
+                             return gone.load();
+                           }});
+  decoded.AwaitEntered(3);
+  gone = true;
+  Advance(absl::Seconds(2));
   gate.Open();
   EXPECT_THAT(expired.Get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
   EXPECT_THAT(abandoned.Get(), StatusIs(absl::StatusCode::kCancelled));
   batcher.Shutdown();
-  EXPECT_THAT(gate.sizes(), ElementsAre(1));
+  EXPECT_THAT(sizes(), ElementsAre(1));
+  EXPECT_EQ(batcher.stats().expired, 1u);
+  EXPECT_EQ(batcher.stats().cancelled, 1u);
 }
 
-TEST(BatcherTest, ThrowingModelFailsItsImagesAndNothingElse) {
-  Batcher batcher({});
-  Call thrown(batcher,
-              {Model([](absl::Span<const absl::string_view>) -> BatchResult {
-                 throw std::runtime_error("CUDA error");
-               }),
-               {"1"}});
-  ASSERT_THAT(thrown.Get(), IsOk());
-  EXPECT_THAT(thrown.Get()->images[0], StatusIs(absl::StatusCode::kInternal));
-  Call after(batcher, {Model(Echo), {"1"}});
-  EXPECT_THAT(after.Get(), IsOk());
+TEST_F(BatcherTest, ThrowingModelFailsItsImagesAndNothingElse) {
+  Batcher batcher(options_, ReadNumber);
+  const Model throws = ModelOf(
+      [](absl::Span<const float* const>, int) -> std::vector<Probabilities> {
+        throw std::runtime_error("CUDA error");
+      });
+  const Model forgets = ModelOf([](absl::Span<const float* const>, int) {
+    return std::vector<Probabilities>();
+  });
+  for (const Model& bad : {throws, forgets}) {
+    Call failed(batcher, {bad, {"1"}});
+    ASSERT_THAT(failed.Get(), IsOk());
+    EXPECT_THAT(failed.Get()->images[0], StatusIs(absl::StatusCode::kInternal));
+  }
+  Call after(batcher, {EchoModel(), {"1"}});
+  EXPECT_THAT(after.Get()->images[0], IsOk());
 }
 
-TEST(BatcherTest, ShutdownFinishesWhatWaitsAndRefusesWhatComes) {
+TEST_F(BatcherTest, ShutdownFinishesWhatWaitsAndRefusesWhatComes) {
+  Batcher batcher(options_, ReadNumber);
   Gate gate;
-  Batcher batcher({});
-  const auto model = gate.Loaded();
+  const Model model = GatedModel(gate);
   Call first(batcher, {model, {"0"}});
-  gate.WaitUntilEntered();
-  Call second(batcher, {model, {"1"}});
+  gate.AwaitEntered();
+  Call second(batcher, {model, {"1", "2"}});
   gate.Open();
   batcher.Shutdown();
   EXPECT_THAT(first.Get(), IsOk());
   EXPECT_THAT(second.Get(), IsOk());
   Call late(batcher, {model, {"2"}});
   EXPECT_THAT(late.Get(), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(BatcherTest, ShutdownGivesUpWhatStillWaitsInTheEnd) {
+  Batcher batcher(options_, ReadNumber);
+  Gate gate;
+  const Model model = GatedModel(gate);
+  Call first(batcher, {model, {"0"}});
+  gate.AwaitEntered();
+  absl::Status given_up;
+  batcher.Submit({model, {"1"}}, [&](const auto& outcome) {
+    given_up = outcome.status();
+    gate.Open();
+  });
+  batcher.Shutdown(absl::InfinitePast());
+  EXPECT_THAT(given_up, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_TRUE(given_up.GetPayload(kRetryInfo));
+  EXPECT_THAT(first.Get(), IsOk());
+}
+
+TEST_F(BatcherTest, ModelIsFreedWithItsLastBatch) {
+  Batcher batcher(options_, ReadNumber);
+  Model model = EchoModel();
+  const std::weak_ptr<const Servable> weak = model;
+  Call call(batcher, {std::move(model), {"1"}});
+  ASSERT_THAT(call.Get(), IsOk());
+  batcher.Shutdown();
+  EXPECT_TRUE(weak.expired());
+}
+
+// Many callers, models and ends: each call has one answer, and the right one.
+TEST_F(BatcherTest, EveryCallIsAnsweredOnceUnderLoad) {
+  constexpr int kCallers = 4, kCalls = 300;
+  options_.max_batch = 4;
+  options_.max_waiting = 16;
+  options_.max_delay = absl::Microseconds(50);
+  options_.workers = 2;
+  options_.preprocess_threads = 2;
+  Batcher batcher(options_, ReadNumber);
+  const std::vector<Model> models = {EchoModel(), EchoModel(), EchoModel()};
+  std::atomic<int> answered = 0, right = 0;
+
+  const auto call_many = [&](int seed) {
+    std::mt19937 random(seed);
+    for (int i = 0; i < kCalls; ++i) {
+      const auto text =
+          std::make_shared<std::string>(absl::StrCat(seed * kCalls + i));
+      ClassifyWork work{
+          .servable = models[random() % models.size()],
+          .images = std::vector<absl::string_view>(1 + random() % 4, *text)};
+      if (random() % 8 == 0) work.deadline = absl::Now();
+      if (random() % 8 == 0) work.cancelled = [] { return true; };
+      batcher.Submit(std::move(work), [&, text](const auto& outcome) {
+        ++answered;
+        if (outcome.ok()) {
+          right += absl::StrCat((*outcome->images.back())[0]) == *text ? 1 : 0;
+        } else {
+          ++right;
+        }
+      });
+    }
+  };
+  {
+    std::vector<std::jthread> callers;
+    for (int i = 0; i < kCallers; ++i) {
+      callers.emplace_back([&, i] { call_many(i); });
+    }
+  }
+  batcher.Shutdown();
+  EXPECT_EQ(answered, kCallers * kCalls);
+  EXPECT_EQ(right, kCallers * kCalls);
+  EXPECT_EQ(batcher.stats().waiting, 0u);
+  EXPECT_EQ(batcher.stats().computing, 0u);
 }
 
 }  // namespace

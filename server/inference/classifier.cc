@@ -5,14 +5,29 @@ namespace finetune {
 void Classifier::Classify(ClassifyCall call, DoneFn done) {
   const absl::StatusOr<v1::Model> model = resolve_(call.model);
   if (!model.ok()) return done(model.status());
-  const absl::StatusOr<std::shared_ptr<const Servable>> servable =
-      models_.Get(*model);
-  if (!servable.ok()) return done(servable.status());
-  batcher_.Submit({.servable = *servable,
+  models_.Get(*model, [this, ref = model->ref(), call = std::move(call),
+                       done = std::move(done)](
+                          ModelCache::LoadedServable servable) mutable {
+    if (!servable.ok()) {
+      return done(ExplainFailedLoad(ref, servable.status()));
+    }
+    Submit(*std::move(servable), std::move(call), std::move(done));
+  });
+}
+
+absl::Status Classifier::ExplainFailedLoad(const v1::ModelRef& ref,
+                                           const absl::Status& failed) const {
+  const absl::Status now = resolve_(ref).status();
+  return absl::IsNotFound(now) ? now : failed;
+}
+
+void Classifier::Submit(std::shared_ptr<const Servable> servable,
+                        ClassifyCall call, DoneFn done) {
+  batcher_.Submit({.servable = servable,
                    .images = std::move(call.images),
                    .deadline = call.deadline,
                    .cancelled = std::move(call.cancelled)},
-                  [servable = *servable, done = std::move(done)](
+                  [servable, done = std::move(done)](
                       absl::StatusOr<ClassifyOutcome> outcome) {
                     if (!outcome.ok()) return done(outcome.status());
                     done(ClassifyAnswer{servable, *std::move(outcome)});

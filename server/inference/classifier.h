@@ -38,17 +38,24 @@ class Classifier {
       std::function<absl::StatusOr<v1::Model>(const v1::ModelRef&)>;
   using DoneFn = std::function<void(absl::StatusOr<ClassifyAnswer>)>;
 
-  // `models` and `batcher` must outlive this.
+  // `models` and `batcher` must outlive this, and this all calls.
   Classifier(ResolveFn resolve, ModelCache& models, Batcher& batcher)
       : resolve_(std::move(resolve)), models_(models), batcher_(batcher) {}
 
   // Calls `done` exactly once, on another thread or before returning; it must
-  // not block. Errors are those of `resolve`, of loading the model, and of
-  // Batcher::Submit. An image that cannot be decoded fails alone, in the
-  // outcome. REQUIRES: call.images is not empty.
+  // not block. A model that is not in memory is loaded first, while others go
+  // on. Errors are those of `resolve`, of ModelCache::Get (of `resolve` again,
+  // if the model was deleted before it was loaded), and of Batcher::Submit. An
+  // image that cannot be decoded fails alone, in the outcome.
+  // REQUIRES: call.images is not empty.
   void Classify(ClassifyCall call, DoneFn done);
 
  private:
+  absl::Status ExplainFailedLoad(const v1::ModelRef& ref,
+                                 const absl::Status& failed) const;
+  void Submit(std::shared_ptr<const Servable> servable, ClassifyCall call,
+              DoneFn done);
+
   const ResolveFn resolve_;
   ModelCache& models_;
   Batcher& batcher_;

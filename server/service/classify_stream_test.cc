@@ -216,7 +216,7 @@ TEST_F(ClassifyStreamTest, HalfCloseWaitsForTheLastAnswer) {
   call.Send(Item("a"));
   call.Send(Item("b"));
   call.stream->WritesDone();
-  inference_.gate.AwaitArrival();
+  inference_.gate.AwaitEntered();
   inference_.gate.Open();
   EXPECT_EQ(call.ReadAll().size(), 2u);
   EXPECT_THAT(call.Finish(), IsOk());
@@ -231,7 +231,7 @@ TEST_F(TinyQueueTest, CancelDropsWhatWaitsAndOutlivesTheCall) {
   inference_.gate.Close();
   Call call(*stub_);
   for (const char* id : {"a", "b", "c", "d"}) call.Send(Item(id));
-  inference_.gate.AwaitArrival();
+  inference_.gate.AwaitEntered();
   call.context.TryCancel();
   EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kCancelled));
   server_->Shutdown();  // Waits for the call; "a" stands at the gate.
@@ -245,7 +245,7 @@ TEST_F(TinyQueueTest, FullQueueSlowsAStreamDownAndRefusesNothing) {
   inference_.gate.Close();
   Call call(*stub_);
   call.Send(Item("first"));
-  inference_.gate.AwaitArrival();
+  inference_.gate.AwaitEntered();
   std::thread writer([&] {
     for (int i = 1; i < kItems; ++i) call.Send(Item(absl::StrCat(i)));
     call.stream->WritesDone();
@@ -268,7 +268,7 @@ TEST_F(TinyQueueTest, QueueFullOfOthersIsTriedAgainAfterEachDelay) {
     inference_.classifier.Classify({.images = {"bee"}}, [](const auto&) {});
   };
   classify();
-  inference_.gate.AwaitArrival();
+  inference_.gate.AwaitEntered();
   classify();
   Call call(*stub_);
   call.Send(Item("a"));
