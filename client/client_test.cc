@@ -235,6 +235,16 @@ TEST(PrintErrorTest, RetryIsRoundedUpToWholeSeconds) {
   EXPECT_EQ(err.str(), "finetune: full\nTry again in 1 s.\n");
 }
 
+TEST(PrintErrorTest, RequestIdHelpsToFindTheCallInTheServersLog) {
+  absl::Status status = absl::NotFoundError("no such job");
+  status.SetPayload("x-request-id", absl::Cord("4f2a"));
+  std::ostringstream err;
+  PrintError({}, status, err);
+  EXPECT_EQ(
+      err.str(),
+      "finetune: no such job\nThe server's log has it as request 4f2a.\n");
+}
+
 TEST(PrintErrorTest, ErrorWithoutAMessageIsNamedByItsCode) {
   std::ostringstream err;
   PrintError({}, absl::UnimplementedError(""), err);

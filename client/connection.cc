@@ -4,6 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
 #include "common/file.h"
@@ -21,6 +22,9 @@ constexpr int kMaxReconnectMs = 2000;  // A watch looks this often for a server.
 constexpr int kKeepaliveMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr uint64_t kMaxAccessFileBytes = 1 << 20;
+
+// The trailing metadata's name, and the payload's.
+constexpr char kRequestId[] = "x-request-id";
 
 // The content of a file of Access; empty without a path.
 absl::StatusOr<std::string> ReadOptional(const char* flag,
@@ -105,6 +109,17 @@ absl::Status Connect(Connection& connection) {
   return absl::OkStatus();
 }
 
+absl::Status WithRequestId(absl::Status status,
+                           const grpc::ClientContext& context) {
+  const auto& trailing = context.GetServerTrailingMetadata();
+  const auto id = trailing.find(kRequestId);
+  if (id != trailing.end()) {
+    status.SetPayload(kRequestId, absl::Cord(absl::string_view(
+                                      id->second.data(), id->second.size())));
+  }
+  return status;
+}
+
 ExitCode ExitCodeOf(const absl::Status& status) {
   if (status.ok()) return kDone;
   // A server that says when to try again is there.
@@ -131,6 +146,10 @@ ExitCode PrintError(const Connection& connection, const absl::Status& status,
     err << "Try again in "
         << absl::ToInt64Seconds(absl::Ceil(*delay, absl::Seconds(1)))
         << " s.\n";
+  }
+  const auto request_id = status.GetPayload(kRequestId);
+  if (request_id.has_value()) {
+    err << "The server's log has it as request " << *request_id << ".\n";
   }
   return code;
 }

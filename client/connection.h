@@ -63,6 +63,11 @@ absl::Status Connect(Connection& connection);
 // The code for a call that ended with `status`.
 ExitCode ExitCodeOf(const absl::Status& status);
 
+// `status` of a call that has ended, with the id that the server's log knows it
+// by, for PrintError to print.
+absl::Status WithRequestId(absl::Status status,
+                           const grpc::ClientContext& context);
+
 // One unary call of `stub`, with the token and the deadline.
 template <typename Stub, typename Request, typename Response>
 absl::Status Call(const Connection& connection, Stub& stub,
@@ -71,7 +76,8 @@ absl::Status Call(const Connection& connection, Stub& stub,
                   const Request& request, Response& response) {
   grpc::ClientContext context;
   connection.PrepareCall(context);
-  return FromGrpcStatus((stub.*method)(&context, request, &response));
+  const grpc::Status status = (stub.*method)(&context, request, &response);
+  return WithRequestId(FromGrpcStatus(status), context);
 }
 
 // One or two lines: what went wrong and, where known, what to do. Returns the

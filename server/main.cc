@@ -1,11 +1,46 @@
 // finetuned: the server.
 
 #include <signal.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <iostream>
+#include <thread>
 
+#include "server/log.h"
 #include "server/options.h"
 #include "server/server.h"
+
+namespace {
+
+// Serves until a signal, or until it cannot go on. Returns the exit code.
+int Serve(const finetune::ServerOptions& options, const sigset_t& signals) {
+  std::atomic<bool> failed = false, draining = false;
+  auto server = finetune::Server::Start(options, [&failed, &draining] {
+    failed = true;
+    if (!draining) kill(getpid(), SIGTERM);  // As below.
+  });
+  if (!server.ok()) {
+    std::cerr << "finetuned: " << server.status().message() << std::endl;
+    return 1;
+  }
+  std::cout << "listening on " << (*server)->address() << std::endl;
+
+  int signal_number = 0;
+  sigwait(&signals, &signal_number);
+  draining = true;
+  std::thread([signals] {
+    // Whoever asks twice is in a hurry. What is on disk is whole at any time,
+    // and trainers die with this process.
+    int again = 0;
+    sigwait(&signals, &again);
+    _exit(128 + again);
+  }).detach();
+  (*server)->Shutdown();
+  return failed ? 1 : 0;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   // Before any thread exists, so that all of them leave the signals to sigwait.
@@ -31,15 +66,9 @@ int main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : 2;
   }
 
-  auto server = finetune::Server::Start(options);
-  if (!server.ok()) {
-    std::cerr << "finetuned: " << server.status().message() << std::endl;
-    return 1;
-  }
-  std::cout << "listening on " << (*server)->address() << std::endl;
-
-  int signal_number = 0;
-  sigwait(&signals, &signal_number);
-  (*server)->Shutdown();
-  return 0;
+  finetune::SetUpLog(
+      {.format = options.log_format, .level = options.log_level});
+  const int exit_code = Serve(options, signals);
+  finetune::ShutDownLog();
+  return exit_code;
 }

@@ -64,9 +64,35 @@ void AddListening(CLI::App& app, const Adder& add, ServerOptions& options) {
       ->check(CLI::Range(1, 1'000'000));
 }
 
+void AddOperations(const Adder& add, ServerOptions& options) {
+  add("--metrics_address", "FINETUNED_METRICS_ADDRESS", options.metrics_address,
+      "HOST:PORT of Prometheus' metrics; none by default. Without TLS: another "
+      "machine's needs --insecure_bind");
+  add("--log_format", "FINETUNED_LOG_FORMAT", options.log_format,
+      "text, json, or auto: text on a terminal")
+      ->check(CLI::IsMember({"auto", "text", "json"}));
+  add("--log_level", "FINETUNED_LOG_LEVEL", options.log_level,
+      "Lines from this level on: debug, info, warn, error")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  add("--log_requests", "FINETUNED_LOG_REQUESTS", options.log_requests,
+      "A line for all calls, for errors, or for none")
+      ->check(CLI::IsMember({"all", "errors", "none"}));
+  add("--drain_timeout", "FINETUNED_DRAIN_TIMEOUT", options.drain_timeout,
+      "Seconds that calls under way have to end after SIGTERM")
+      ->check(CLI::Range(0, 3600));
+}
+
 void AddJobs(const Adder& add, ServerOptions& options) {
   add("--trainer", "FINETUNED_TRAINER", options.trainer,
       "The finetune-trainer program");
+  add("--trainer_threads", "FINETUNED_TRAINER_THREADS", options.trainer_threads,
+      "CPU threads that a trainer computes with; 0: as --threads")
+      ->check(CLI::Range(0, 1024));
+  add("--trainer_priority", "FINETUNED_TRAINER_PRIORITY",
+      options.trainer_priority,
+      "A trainer's share of the CPU beside the server: normal, low (nice 19) "
+      "or idle (what is left)")
+      ->check(CLI::IsMember({"normal", "low", "idle"}));
   add("--max_queued_jobs", "FINETUNED_MAX_QUEUED_JOBS", options.max_queued_jobs,
       "Jobs that may wait; more are refused")
       ->check(CLI::Range(1, 100'000));
@@ -146,12 +172,16 @@ void AddServerOptions(CLI::App& app, ServerOptions& options) {
       "ResNet18's ImageNet weights: state_dict as .pth or .safetensors");
   add("--device", "FINETUNED_DEVICE", options.device,
       "auto, cpu, cuda or cuda:N");
+  add("--precision", "FINETUNED_PRECISION", options.precision,
+      "What Classify computes in; other than fp32 on CUDA only")
+      ->check(CLI::IsMember({"fp32", "fp16", "bf16"}));
   add("--threads", "FINETUNED_THREADS", options.threads,
-      "CPU threads to compute with, in the server and in a trainer")
+      "CPU threads to compute with")
       ->check(CLI::Range(1, 1024));
   add("--decode_threads", "FINETUNED_DECODE_THREADS", options.decode_threads,
       "CPU threads that prepare a trainer's images")
       ->check(CLI::Range(1, 1024));
+  AddOperations(add, options);
   AddJobs(add, options);
   AddClassify(add, options);
 }

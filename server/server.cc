@@ -3,13 +3,18 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/address.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "google/protobuf/message.h"
+#include "grpc/grpc.h"
 #include "grpc/health/v1/health.pb.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -17,13 +22,18 @@
 #include "server/data/transforms.h"
 #include "server/inference/batcher.h"
 #include "server/inference/classifier.h"
+#include "server/inference/fatal_errors.h"
 #include "server/inference/model_cache.h"
 #include "server/inference/predictor.h"
+#include "server/inference/preprocess.h"
 #include "server/jobs/job_runner.h"
 #include "server/jobs/scheduler.h"
 #include "server/jobs/trainer_process.h"
+#include "server/log.h"
+#include "server/metrics/metrics.h"
 #include "server/model/device.h"
 #include "server/service/authorizer.h"
+#include "server/service/call_log.h"
 #include "server/service/dataset_service.h"
 #include "server/service/inference_service.h"
 #include "server/service/listening.h"
@@ -36,17 +46,22 @@ namespace finetune {
 namespace {
 
 constexpr size_t kMinMessagesAtOnce = 4;  // Room for so many large requests.
-constexpr auto kStreamGrace = std::chrono::seconds(5);
 
-trainer::TrainerSpec TrainerDefaults(const ServerOptions& options,
-                                     const std::string& device) {
-  trainer::TrainerSpec spec;
+using trainer::TrainerSpec;
+
+TrainerSpec TrainerDefaults(const ServerOptions& options,
+                            const std::string& device) {
+  TrainerSpec spec;
   spec.set_pretrained(std::filesystem::absolute(options.pretrained).string());
   std::error_code ignored;
   spec.set_data_root(
       std::filesystem::canonical(options.data_root, ignored).string());
   spec.set_device(device);
-  spec.set_threads(options.threads);
+  spec.set_threads(options.trainer_threads > 0 ? options.trainer_threads
+                                               : options.threads);
+  spec.set_priority(options.trainer_priority == "idle"  ? TrainerSpec::IDLE
+                    : options.trainer_priority == "low" ? TrainerSpec::LOW
+                                                        : TrainerSpec::NORMAL);
   spec.set_decode_threads(options.decode_threads);
   spec.set_max_image_pixels(options.max_image_pixels);
   spec.mutable_checkpoint_interval()->set_seconds(options.checkpoint_interval);
@@ -75,12 +90,55 @@ absl::StatusOr<std::unique_ptr<Authorizer>> OpenAuthorizer(
   return Authorizer::Open(token_file);
 }
 
+// The services whose calls are counted by method, and whose health is told.
+std::vector<std::string> ServiceNames() {
+  return {v1::TrainingService::service_full_name(),
+          v1::DatasetService::service_full_name(),
+          v1::InferenceService::service_full_name(),
+          inference::GRPCInferenceService::service_full_name()};
+}
+
+// Jobs whose training goes on right now.
+std::vector<v1::FineTuneJob> RunningJobs(const JobStore& jobs) {
+  constexpr int kMaxJobs = 64;  // As --max_running_jobs.
+  auto page = jobs.List({v1::JOB_STATE_VALIDATING, v1::JOB_STATE_RUNNING},
+                        kMaxJobs, "");
+  if (!page.ok()) return {};
+  std::erase_if(page->jobs, [](const v1::FineTuneJob& job) {
+    return job.state() != v1::JOB_STATE_RUNNING;
+  });
+  return std::move(page->jobs);
+}
+
+QueueStats ToQueueStats(const Batcher::Stats& stats) {
+  return {.waiting_images = static_cast<int64_t>(stats.waiting),
+          .dropped_by_deadline = static_cast<int64_t>(stats.expired),
+          .dropped_by_cancel = static_cast<int64_t>(stats.cancelled)};
+}
+
+LoadedModelStats ToModelStats(const ModelCache::Stats& stats) {
+  return {.loaded = static_cast<int64_t>(stats.models),
+          .bytes = static_cast<int64_t>(stats.bytes),
+          .loads = static_cast<int64_t>(stats.loads),
+          .load_failures = static_cast<int64_t>(stats.failed_loads),
+          .evictions = static_cast<int64_t>(stats.evictions),
+          .load_time = stats.load_time};
+}
+
+// Whether --log_requests, `which`, wants a line for the call.
+bool WantsLine(const std::string& which, const CallRecord& call) {
+  return which == "all" || (which == "errors" && !call.status.ok());
+}
+
 }  // namespace
 
 struct Server::Rooms {
   Rooms(const ServerOptions& options, std::string device_name,
         std::unique_ptr<StateFolder> state_folder,
-        std::unique_ptr<Authorizer> gatekeeper);
+        std::unique_ptr<Authorizer> gatekeeper,
+        std::function<void()> on_fatal_error);
+
+  ~Rooms() { metrics.Close(); }  // It asks the other rooms.
 
   absl::Status Listen(const ServerOptions& options);
 
@@ -89,14 +147,28 @@ struct Server::Rooms {
   absl::StatusOr<Publication> Prepare(const v1::FineTuneJob& job,
                                       const std::filesystem::path& model_dir);
 
-  // Loads the default model and tells health whether there is one.
-  void ServeDefaultModel();
+  // Tells health what is true: whether the default model is there and loads.
+  // To be called whenever that may have changed.
+  void UpdateHealth();
   void SetServing(bool inference);
 
+  // Serves nothing any more, and has the process end.
+  void Fail(const std::string& message);
+
+  void EndCall(const CallRecord& call);
+  void Drain();
+
+  const std::function<void()> on_fatal;
+  std::atomic<bool> failed = false;
+  const std::string log_requests;
+  const absl::Duration drain_timeout;
   const std::string device;
   const std::unique_ptr<Authorizer> authorizer;
   std::string address;
   const std::unique_ptr<StateFolder> state;
+  Metrics metrics;
+  std::string metrics_address;
+  CallLog calls;
   ModelCache models;
   Batcher batcher;
   Classifier classifier;
@@ -113,21 +185,39 @@ struct Server::Rooms {
 
 Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
                      std::unique_ptr<StateFolder> state_folder,
-                     std::unique_ptr<Authorizer> gatekeeper)
-    : device(std::move(device_name)),
+                     std::unique_ptr<Authorizer> gatekeeper,
+                     std::function<void()> on_fatal_error)
+    : on_fatal(std::move(on_fatal_error)),
+      log_requests(options.log_requests),
+      drain_timeout(absl::Seconds(options.drain_timeout)),
+      device(std::move(device_name)),
       authorizer(std::move(gatekeeper)),
       state(std::move(state_folder)),
+      metrics({.version = FINETUNE_VERSION,
+               .libtorch = LibTorchVersion(),
+               .device = device},
+              {.queue = [this] { return ToQueueStats(batcher.stats()); },
+               .models = [this] { return ToModelStats(models.stats()); },
+               .jobs_by_state = [this] { return state->jobs().CountByState(); },
+               .running_jobs = [this] { return RunningJobs(state->jobs()); },
+               .dropped_log_lines = DroppedLogLines}),
+      calls(ServiceNames(), [this](const auto& call) { EndCall(call); }),
       models(
           options.model_memory,
-          [this, predictor =
-                     PredictorOptions{
-                         .device = device,
-                         .threads = options.threads,
-                         .limits = {.max_pixels = options.max_image_pixels}}](
-              const v1::Model& model) {
-            return LoadPredictor(
-                state->models().DirOf(model.ref()) / kWeightsFile,
-                model.labels_size(), predictor);
+          [this, predictor = PredictorOptions{.device = device,
+                                              .threads = options.threads,
+                                              .max_batch = static_cast<int>(
+                                                  options.max_batch),
+                                              .precision = options.precision}](
+              const v1::Model& model) -> absl::StatusOr<LoadedModel> {
+            ASSIGN_OR_RETURN(
+                LoadedModel loaded,
+                LoadPredictor(state->models().DirOf(model.ref()) / kWeightsFile,
+                              model.labels_size(), predictor));
+            loaded.forward = ReportingFatalErrors(
+                std::move(loaded.forward),
+                [this](const std::string& message) { Fail(message); });
+            return loaded;
           }),
       batcher({.max_batch = options.max_batch,
                .max_waiting = options.max_queued_images,
@@ -135,11 +225,21 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
                .preprocess_threads = options.preprocess_threads,
                // A GPU is one stream, whatever the number of threads.
                .workers = device == "cpu" ? options.threads : 1,
-               .input_floats = kInputFloats},
+               .input_floats = kInputFloats,
+               .on_batch =
+                   [this](const v1::Model&, size_t images) {
+                     metrics.ObserveBatch(static_cast<int>(images));
+                   }},
               MakePreprocess({.max_pixels = options.max_image_pixels})),
       classifier(
           [this](const auto& ref) { return state->models().Resolve(ref); },
-          models, batcher),
+          models, batcher,
+          [this](const ClassifyOutcome& outcome, absl::Duration total) {
+            metrics.ObserveClassify({.queue = outcome.queue,
+                                     .preprocess = outcome.preprocess,
+                                     .compute = outcome.compute,
+                                     .total = total});
+          }),
       runner(
           state->jobs_dir(), TrainerDefaults(options, device), state->jobs(),
           [binary = options.trainer](const auto& job_dir, const auto& spec,
@@ -186,7 +286,18 @@ absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   google::protobuf::LinkMessageReflection<
       grpc::health::v1::HealthCheckRequest>();
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  if (!options.metrics_address.empty()) {
+    if (!options.insecure_bind && !IsLoopbackAddress(options.metrics_address)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "--metrics_address ", options.metrics_address,
+          " can be reached from other machines, and has neither TLS nor "
+          "tokens: use a loopback address, or say --insecure_bind where a "
+          "firewall guards the port"));
+    }
+    ASSIGN_OR_RETURN(metrics_address, metrics.Expose(options.metrics_address));
+  }
   grpc::ServerBuilder builder;
+  calls.Attach(builder);
   int port = 0;
   RETURN_IF_ERROR(ConfigureListening(ToListenOptions(options), builder, &port));
   builder.RegisterService(&training_service);
@@ -202,7 +313,7 @@ absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   address = absl::StartsWith(options.address, "unix")
                 ? options.address
                 : absl::StrCat(options.address.substr(0, host), ":", port);
-  ServeDefaultModel();
+  UpdateHealth();
   return absl::OkStatus();
 }
 
@@ -225,12 +336,14 @@ absl::StatusOr<Publication> Server::Rooms::Prepare(
                                .apply =
                                    [=, this] {
                                      state->models().Adopt(model, promote);
-                                     if (promote) SetServing(true);
+                                     if (!promote) return;
+                                     metrics.CountPromotion();
+                                     SetServing(true);
                                    }},
                      .discard = [=, this] { state->models().Discard(model); }};
 }
 
-void Server::Rooms::ServeDefaultModel() {
+void Server::Rooms::UpdateHealth() {
   absl::Status ready;
   if (const auto model = state->models().Resolve({}); model.ok()) {
     ready = models.Load(*model).status();
@@ -244,13 +357,56 @@ void Server::Rooms::ServeDefaultModel() {
 void Server::Rooms::SetServing(bool inference) {
   can_classify = inference;
   auto* const health = grpc_server->GetHealthCheckService();
-  health->SetServingStatus(v1::TrainingService::service_full_name(), true);
+  for (const std::string& service : ServiceNames()) {
+    health->SetServingStatus(service, true);
+  }
   health->SetServingStatus(v1::InferenceService::service_full_name(),
                            inference);
 }
 
+void Server::Rooms::Fail(const std::string& message) {
+  if (failed.exchange(true)) return;
+  spdlog::critical("cannot go on: {}", message);
+  // While the first model is loaded there is no server yet.
+  if (grpc_server != nullptr) grpc_server->GetHealthCheckService()->Shutdown();
+  on_fatal();
+}
+
+void Server::Rooms::EndCall(const CallRecord& call) {
+  metrics.CountCall(call.method, CodeName(call.status.error_code()),
+                    call.elapsed);
+  if (!WantsLine(log_requests, call)) return;
+  LogEvent(call.IsBackground() ? spdlog::level::debug : spdlog::level::info,
+           ToLogFields(call));
+}
+
+void Server::Rooms::Drain() {
+  is_closing = true;
+  // From here on SetServing changes nothing.
+  grpc_server->GetHealthCheckService()->Shutdown();
+  const auto deadline =
+      std::chrono::system_clock::now() + absl::ToChronoSeconds(drain_timeout);
+  // It takes no more connections, and waits for the calls of those it has.
+  const std::jthread connections(
+      [this, deadline] { grpc_server->Shutdown(deadline); });
+  const std::jthread trainers([this] { scheduler.Shutdown(); });
+  state->jobs().EndWatches();
+  inference_service.EndStreams();
+  const std::jthread images([this] {
+    models.Shutdown();
+    batcher.Shutdown(absl::Now() + drain_timeout);
+  });
+  // Those who watch health would stay on.
+  if (calls.AwaitIdle(drain_timeout)) {
+    grpc_server_cancel_all_calls(grpc_server->c_server());
+  } else {
+    spdlog::warn("{} calls were cut off after --drain_timeout",
+                 calls.in_flight());
+  }
+}
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
-    const ServerOptions& options) {
+    const ServerOptions& options, std::function<void()> on_fatal) {
   ASSIGN_OR_RETURN(std::string device, ResolveDevice(options.device));
   ASSIGN_OR_RETURN(auto authorizer, OpenAuthorizer(options.token_file));
   ASSIGN_OR_RETURN(
@@ -258,12 +414,16 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
       StateFolder::Open(std::filesystem::absolute(options.state_dir),
                         {.max_bytes = options.max_state_bytes,
                          .max_upload_bytes = options.max_upload_bytes}));
-  auto rooms = std::make_unique<Rooms>(options, std::move(device),
-                                       std::move(state), std::move(authorizer));
+  auto rooms =
+      std::make_unique<Rooms>(options, std::move(device), std::move(state),
+                              std::move(authorizer), std::move(on_fatal));
   RETURN_IF_ERROR(rooms->Listen(options));
   rooms->scheduler.Start();
   spdlog::info("serving on {}, device {}, state in {}", rooms->address,
                rooms->device, options.state_dir.native());
+  if (!rooms->metrics_address.empty()) {
+    spdlog::info("metrics on http://{}/metrics", rooms->metrics_address);
+  }
   return std::unique_ptr<Server>(new Server(std::move(rooms)));
 }
 
@@ -273,16 +433,13 @@ Server::~Server() { Shutdown(); }
 
 const std::string& Server::address() const { return rooms_->address; }
 
+const std::string& Server::metrics_address() const {
+  return rooms_->metrics_address;
+}
+
 void Server::Shutdown() {
-  rooms_->is_closing = true;
-  rooms_->grpc_server->GetHealthCheckService()->Shutdown();
-  rooms_->scheduler.Shutdown();
-  rooms_->state->jobs().EndWatches();
-  rooms_->inference_service.EndStreams();
-  rooms_->models.Shutdown();
-  rooms_->batcher.Shutdown();
-  rooms_->grpc_server->Shutdown(std::chrono::system_clock::now() +
-                                kStreamGrace);
+  if (!drained_) rooms_->Drain();
+  drained_ = true;
 }
 
 }  // namespace finetune

@@ -4,6 +4,7 @@
 #ifndef SERVER_SERVER_H_
 #define SERVER_SERVER_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,8 +22,12 @@ class Server {
   // the TLS files are broken; INVALID_ARGUMENT if the token file is;
   // UNAVAILABLE if the address cannot be bound; others as the file system gives
   // them.
+  //
+  // `on_fatal` is called, once, when the server cannot go on: after a CUDA
+  // error that stays. It then serves nothing any more, and its process should
+  // end with an error. It must not block, nor call the server.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
-      const ServerOptions& options);
+      const ServerOptions& options, std::function<void()> on_fatal = [] {});
 
   // As Shutdown.
   ~Server();
@@ -30,8 +35,13 @@ class Server {
   // HOST:PORT with the port that was taken.
   const std::string& address() const;
 
-  // Reports NOT_SERVING, refuses new work, answers the images that wait, stops
-  // the running job, and returns. Idempotent.
+  // HOST:PORT of the metrics; empty without.
+  const std::string& metrics_address() const;
+
+  // Drains: reports NOT_SERVING, takes no connection and refuses new work,
+  // answers the calls under way, and at the same time has the running jobs
+  // write checkpoints and end. What has not ended after
+  // options.drain_timeout, long uploads say, is cut off. Idempotent.
   void Shutdown();
 
  private:
@@ -39,6 +49,7 @@ class Server {
   explicit Server(std::unique_ptr<Rooms> rooms);
 
   std::unique_ptr<Rooms> rooms_;
+  bool drained_ = false;
 };
 
 }  // namespace finetune

@@ -1,9 +1,12 @@
 #include "server/server.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "common/grpc_status.h"
 #include "common/testing/status_matchers.h"
@@ -15,6 +18,7 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
+#include "server/testing/http_get.h"
 #include "server/testing/pictures.h"
 
 // The whole server over a real port, with real trainer processes: small
@@ -177,6 +181,54 @@ TEST_F(ServerTest, CudaWhereThereIsNoneIsRefused) {
   other.device = "cuda:99";
   EXPECT_THAT(Server::Start(other),
               StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST_F(ServerTest, ShutdownAnswersOrRefusesEveryCallAndLosesNone) {
+  ASSERT_EQ(RunJob("pets").state(), v1::JOB_STATE_SUCCEEDED);
+  std::atomic<int> answered = 0;
+  std::vector<std::jthread> callers;
+  for (int i = 0; i < 4; ++i) {
+    callers.emplace_back([&] {
+      absl::StatusOr<v1::ClassifyResponse> response;
+      while ((response = Classify(Image("rgb.png"))).ok()) ++answered;
+      EXPECT_THAT(response, StatusIs(absl::StatusCode::kUnavailable));
+    });
+  }
+  while (answered < 8) std::this_thread::yield();
+  server_->Shutdown();
+}
+
+TEST_F(ServerTest, MetricsTellOfCallsAndJobs) {
+  options_.metrics_address = "127.0.0.1:0";
+  StartServer();
+  EXPECT_THAT(Classify("x"), StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_EQ(RunJob("pets").state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_THAT(Classify(Image("rgb.png")), IsOk());
+  const std::string answer =
+      testing::HttpGet(server_->metrics_address(), "/metrics");
+  for (const char* line :
+       {"finetune_requests_total{code=\"FAILED_PRECONDITION\",method="
+        "\"finetune."
+        "v1.InferenceService/Classify\"} 1",
+        "finetune_requests_total{code=\"OK\",method=\"finetune."
+        "v1.InferenceService/Classify\"} 1",
+        "finetune_classify_compute_seconds_count 1",
+        "finetune_model_promotions_total 1",
+        "finetune_jobs{state=\"succeeded\"} 1"}) {
+    EXPECT_THAT(answer, HasSubstr(line));
+  }
+}
+
+TEST_F(ServerTest, MetricsForOtherMachinesMustBeAskedForTwice) {
+  ServerOptions other = options_;
+  other.state_dir = dir_.path() / "other";
+  other.metrics_address = "0.0.0.0:0";
+  const auto refused = Server::Start(other);
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("--insecure_bind"));
+  other.insecure_bind = true;
+  EXPECT_THAT(Server::Start(other), IsOk());
 }
 
 TEST_F(ServerTest, RunningAndQueuedJobsGoOnAfterARestart) {

@@ -5,9 +5,11 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -126,6 +128,17 @@ std::filesystem::path BoundaryOf(const TrainerSpec& spec) {
                                                        : spec.dataset_dir();
 }
 
+// For this thread and those it starts. Where the system refuses, training goes
+// on as it is.
+void TakePriority(TrainerSpec::Priority priority) {
+  const sched_param none{};
+  if (priority == TrainerSpec::IDLE &&
+      sched_setscheduler(0, SCHED_IDLE, &none) == 0) {
+    return;
+  }
+  if (priority != TrainerSpec::NORMAL) setpriority(PRIO_PROCESS, 0, 19);
+}
+
 absl::Status Train(const TrainerSpec& spec, const EventWriter& events,
                    const std::stop_token& stop) {
   ASSIGN_OR_RETURN(ImageFolder folder,
@@ -168,6 +181,7 @@ absl::Status TrainCatching(const std::string& spec_file,
   if (!spec.ParseFromString(bytes)) {
     return absl::InvalidArgumentError(spec_file + " is not a TrainerSpec");
   }
+  TakePriority(spec.priority());
   return Train(spec, events, stop);
 } catch (const c10::OutOfMemoryError& e) {
   return absl::ResourceExhaustedError(

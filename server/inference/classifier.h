@@ -37,10 +37,18 @@ class Classifier {
   using ResolveFn =
       std::function<absl::StatusOr<v1::Model>(const v1::ModelRef&)>;
   using DoneFn = std::function<void(absl::StatusOr<ClassifyAnswer>)>;
+  // Hears of every outcome and the time since Classify was called, on the
+  // thread of `done` and before it; must not block.
+  using AnswerFn =
+      std::function<void(const ClassifyOutcome&, absl::Duration total)>;
 
   // `models` and `batcher` must outlive this, and this all calls.
-  Classifier(ResolveFn resolve, ModelCache& models, Batcher& batcher)
-      : resolve_(std::move(resolve)), models_(models), batcher_(batcher) {}
+  Classifier(ResolveFn resolve, ModelCache& models, Batcher& batcher,
+             AnswerFn on_answer = nullptr)
+      : resolve_(std::move(resolve)),
+        models_(models),
+        batcher_(batcher),
+        on_answer_(std::move(on_answer)) {}
 
   // Calls `done` exactly once, on another thread or before returning; it must
   // not block. A model that is not in memory is loaded first, while others go
@@ -53,12 +61,13 @@ class Classifier {
  private:
   absl::Status ExplainFailedLoad(const v1::ModelRef& ref,
                                  const absl::Status& failed) const;
-  void Submit(std::shared_ptr<const Servable> servable, ClassifyCall call,
-              DoneFn done);
+  void Submit(absl::Time begin, std::shared_ptr<const Servable> servable,
+              ClassifyCall call, DoneFn done);
 
   const ResolveFn resolve_;
   ModelCache& models_;
   Batcher& batcher_;
+  const AnswerFn on_answer_;
 };
 
 }  // namespace finetune

@@ -174,6 +174,21 @@ absl::StatusOr<JobPage> JobStore::List(const std::vector<v1::JobState>& states,
   return page;
 }
 
+std::map<v1::JobState, int64_t> JobStore::CountByState() const {
+  std::map<v1::JobState, int64_t> counts;
+  const MutexLock lock(mu_);
+  // Jobs that are live have not ended on disk.
+  const absl::Status counted = database_.Query(
+      absl::StrCat("SELECT state, COUNT(*) FROM jobs WHERE state IN ",
+                   kTerminalStates, " GROUP BY state"),
+      {}, [&](const Row& row) {
+        counts[static_cast<v1::JobState>(row.Integer(0))] += row.Integer(1);
+      });
+  if (!counted.ok()) return {};
+  for (const auto& [id, live] : live_) ++counts[live.latest->job().state()];
+  return counts;
+}
+
 absl::StatusOr<std::vector<std::string>> JobStore::Unfinished() const {
   std::vector<std::string> ids;
   RETURN_IF_ERROR(database_.Query(

@@ -90,6 +90,9 @@ class JobStore {
                                int page_size, const std::string& token) const
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // How many jobs are on record, by state. Empty where the disk refuses.
+  std::map<v1::JobState, int64_t> CountByState() const ABSL_LOCKS_EXCLUDED(mu_);
+
   // Ids of the jobs that have not ended, in the order of their tickets.
   absl::StatusOr<std::vector<std::string>> Unfinished() const;
 

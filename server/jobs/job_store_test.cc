@@ -96,6 +96,17 @@ TEST_F(JobStoreTest, UnknownJobIsNotFound) {
               StatusIs(absl::StatusCode::kNotFound));
 }
 
+TEST_F(JobStoreTest, CountsJobsOfEveryState) {
+  for (const char* id : {"a", "b", "c", "d"}) Add(id);
+  Commit("a", v1::JOB_STATE_FAILED);
+  Commit("b", v1::JOB_STATE_FAILED);
+  ASSERT_THAT(store_->Report("c", SetState(v1::JOB_STATE_RUNNING)), IsOk());
+  const std::map<v1::JobState, int64_t> expected = {{v1::JOB_STATE_QUEUED, 1},
+                                                    {v1::JOB_STATE_RUNNING, 1},
+                                                    {v1::JOB_STATE_FAILED, 2}};
+  EXPECT_EQ(store_->CountByState(), expected);
+}
+
 TEST_F(JobStoreTest, WatcherHearsOfThePresentStateAndEveryChange) {
   Add("a");
   Recorder recorder;

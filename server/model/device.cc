@@ -30,4 +30,6 @@ absl::StatusOr<std::string> ResolveDevice(absl::string_view name) {
   return absl::StrCat("cuda:", index);
 }
 
+std::string LibTorchVersion() { return TORCH_VERSION; }
+
 }  // namespace finetune

@@ -18,6 +18,9 @@ namespace finetune {
 // and this machine, or this LibTorch, has none, or no such GPU.
 absl::StatusOr<std::string> ResolveDevice(absl::string_view name);
 
+// "2.13.0", say.
+std::string LibTorchVersion();
+
 }  // namespace finetune
 
 #endif  // SERVER_MODEL_DEVICE_H_

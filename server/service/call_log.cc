@@ -1,0 +1,232 @@
+#include "server/service/call_log.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "absl/random/random.h"
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "finetune/v1/inference_service.pb.h"
+#include "google/protobuf/descriptor.h"
+
+namespace finetune {
+namespace {
+
+using grpc::experimental::InterceptionHookPoints;
+using grpc::experimental::InterceptorBatchMethods;
+using grpc::experimental::ServerRpcInfo;
+
+constexpr size_t kMaxIdLength = 64;
+constexpr size_t kMaxErrorLength = 256;  // In a line of the log.
+constexpr char kClassify[] = "finetune.v1.InferenceService/Classify";
+// gRPC's own services.
+constexpr std::array<absl::string_view, 3> kBackground = {
+    "grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"};
+constexpr absl::string_view kOther = "other";
+
+bool IsRequestId(absl::string_view id) {
+  return !id.empty() && id.size() <= kMaxIdLength &&
+         std::all_of(id.begin(), id.end(), [](char c) {
+           return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
+         });
+}
+
+std::string DrawRequestId() {
+  thread_local absl::BitGen random;
+  return absl::StrCat(
+      absl::Hex(absl::Uniform<uint64_t>(random), absl::kZeroPad16));
+}
+
+ClassifyFacts FactsOf(const v1::ClassifyRequest& request) {
+  ClassifyFacts facts{.images = request.images_size()};
+  for (const std::string& image : request.images()) {
+    facts.request_bytes += static_cast<int64_t>(image.size());
+  }
+  return facts;
+}
+
+absl::Duration ToDuration(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) +
+         absl::Nanoseconds(duration.nanos());
+}
+
+void AddAnswer(const v1::ClassifyResponse& response, ClassifyFacts& facts) {
+  facts.model =
+      absl::StrCat(response.model().name(), "@", response.model().version());
+  facts.queue = ToDuration(response.timing().queue());
+  facts.preprocess = ToDuration(response.timing().preprocess());
+  facts.compute = ToDuration(response.timing().compute());
+  facts.batch_size = response.timing().batch_size();
+}
+
+// With three digits: more would be noise.
+double Milliseconds(absl::Duration duration) {
+  return std::round(absl::ToDoubleMicroseconds(duration)) / 1000;
+}
+
+}  // namespace
+
+bool CallRecord::IsBackground() const {
+  return std::find(kBackground.begin(), kBackground.end(), method) !=
+         kBackground.end();
+}
+
+std::string CodeName(grpc::StatusCode code) {
+  const std::string name =
+      absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
+  return name.empty() ? "UNKNOWN" : name;
+}
+
+nlohmann::ordered_json ToLogFields(const CallRecord& record) {
+  nlohmann::ordered_json fields = {
+      {"message", "call"},
+      {"request_id", record.request_id},
+      {"method", record.method},
+      {"code", CodeName(record.status.error_code())},
+      {"ms", Milliseconds(record.elapsed)},
+      {"peer", record.peer}};
+  if (!record.status.ok()) {
+    fields["error"] = record.status.error_message().substr(0, kMaxErrorLength);
+  }
+  if (!record.classify.has_value()) return fields;
+  const ClassifyFacts& facts = *record.classify;
+  fields["images"] = facts.images;
+  fields["request_bytes"] = facts.request_bytes;
+  if (facts.model.empty()) return fields;
+  fields["model"] = facts.model;
+  fields["queue_ms"] = Milliseconds(facts.queue);
+  fields["preprocess_ms"] = Milliseconds(facts.preprocess);
+  fields["compute_ms"] = Milliseconds(facts.compute);
+  fields["batch_size"] = facts.batch_size;
+  return fields;
+}
+
+// Lives as long as the call: until its last message is with the transport.
+class CallLog::Call final : public grpc::experimental::Interceptor {
+ public:
+  Call(CallLog& log, ServerRpcInfo& info)
+      : log_(log), info_(info), begin_(absl::Now()) {
+    // The caller's own words, where the server has no such method.
+    absl::string_view path = info.method() == nullptr ? "" : info.method();
+    absl::ConsumePrefix(&path, "/");
+    record_.method = std::string(log.methods_.contains(path) ? path : kOther);
+    if (record_.IsBackground()) return;
+    const MutexLock lock(log_.mu_);
+    ++log_.in_flight_;
+  }
+
+  ~Call() override {
+    if (record_.IsBackground()) return;
+    const MutexLock lock(log_.mu_);
+    --log_.in_flight_;
+  }
+
+  void Intercept(InterceptorBatchMethods* batch) override {
+    using Hook = InterceptionHookPoints;
+    const auto at = [&](Hook hook) {
+      return batch->QueryInterceptionHookPoint(hook);
+    };
+    if (at(Hook::POST_RECV_INITIAL_METADATA)) TakeId(*batch);
+    if (record_.method == kClassify) {
+      if (at(Hook::POST_RECV_MESSAGE)) TakeRequest(batch->GetRecvMessage());
+      if (at(Hook::PRE_SEND_MESSAGE)) TakeResponse(batch->GetSendMessage());
+    }
+    if (at(Hook::PRE_SEND_STATUS)) End(*batch);
+    batch->Proceed();
+  }
+
+ private:
+  void TakeId(InterceptorBatchMethods& batch) {
+    const auto* const metadata = batch.GetRecvInitialMetadata();
+    const auto given = metadata->find(kRequestIdHeader);
+    const absl::string_view id =
+        given == metadata->end()
+            ? absl::string_view()
+            : absl::string_view(given->second.data(), given->second.size());
+    record_.request_id = IsRequestId(id) ? std::string(id) : DrawRequestId();
+  }
+
+  // The pointers are to what the handler's signature says.
+  void TakeRequest(const void* message) {
+    if (message == nullptr) return;
+    record_.classify =
+        FactsOf(*static_cast<const v1::ClassifyRequest*>(message));
+  }
+
+  void TakeResponse(const void* message) {
+    if (message == nullptr || !record_.classify.has_value()) return;
+    AddAnswer(*static_cast<const v1::ClassifyResponse*>(message),
+              *record_.classify);
+  }
+
+  void End(InterceptorBatchMethods& batch) {
+    record_.status = batch.GetSendStatus();
+    record_.peer = info_.server_context()->peer();
+    record_.elapsed = absl::Now() - begin_;
+    batch.GetSendTrailingMetadata()->emplace(kRequestIdHeader,
+                                             record_.request_id);
+    log_.on_end_(record_);
+  }
+
+  CallLog& log_;
+  ServerRpcInfo& info_;
+  const absl::Time begin_;
+  CallRecord record_;
+};
+
+class CallLog::CallFactory final
+    : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  explicit CallFactory(CallLog& log) : log_(log) {}
+
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      ServerRpcInfo* info) override {
+    return new Call(log_, *info);  // gRPC takes it.
+  }
+
+ private:
+  CallLog& log_;
+};
+
+CallLog::CallLog(const std::vector<std::string>& services, EndFn on_end)
+    : methods_(kBackground.begin(), kBackground.end()),
+      on_end_(std::move(on_end)) {
+  for (const std::string& service : services) {
+    const auto* const descriptor =
+        google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(
+            service);
+    for (int i = 0; descriptor && i < descriptor->method_count(); ++i) {
+      methods_.insert(
+          absl::StrCat(service, "/", descriptor->method(i)->name()));
+    }
+  }
+}
+
+void CallLog::Attach(grpc::ServerBuilder& builder) {
+  std::vector<
+      std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+      factories;
+  factories.push_back(std::make_unique<CallFactory>(*this));
+  builder.experimental().SetInterceptorCreators(std::move(factories));
+}
+
+int CallLog::in_flight() const {
+  const MutexLock lock(mu_);
+  return in_flight_;
+}
+
+bool CallLog::AwaitIdle(absl::Duration timeout) const {
+  const MutexLock lock(mu_);
+  return mu_.AwaitFor(timeout, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return in_flight_ == 0;
+  });
+}
+
+}  // namespace finetune
