@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <filesystem>
 #include <iostream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,8 +12,10 @@
 #include "client/classify.h"
 #include "client/connection.h"
 #include "client/datasets.h"
+#include "client/download.h"
 #include "client/flags.h"
 #include "client/jobs.h"
+#include "client/models.h"
 #include "client/training.h"
 #include "client/upload.h"
 #include "client/watch.h"
@@ -42,6 +46,9 @@ struct Arguments {
   std::string upload;
   UploadOptions uploading;
   std::string dataset_id;
+  std::string model_name;
+  v1::ModelRef model;
+  DownloadOptions download;
 };
 
 CLI::App* AddStart(CLI::App& app, Arguments& arguments) {
@@ -155,6 +162,66 @@ CLI::App* AddDeleteDataset(CLI::App& datasets, Arguments& arguments) {
   return remove;
 }
 
+// NAME[@VERSION], or with the version where it `must_be_exact`.
+CLI::Option* AddModel(CLI::App& command, v1::ModelRef& model,
+                      bool must_be_exact) {
+  return command.add_option_function<std::string>(
+      "MODEL",
+      [&model, must_be_exact](const std::string& text) {
+        auto ref = ParseModelRef(text);
+        if (!ref.ok()) {
+          throw CLI::ValidationError("MODEL",
+                                     std::string(ref.status().message()));
+        }
+        if (must_be_exact && ref->version() == 0) {
+          throw CLI::ValidationError("MODEL", "must be NAME@VERSION");
+        }
+        model = *std::move(ref);
+      },
+      must_be_exact ? "NAME@VERSION"
+                    : "NAME[@VERSION]; without it what is promoted");
+}
+
+CLI::App* AddModels(CLI::App& app, Arguments& arguments) {
+  auto* models =
+      app.add_subcommand("models", "List the published models, newest first");
+  models->add_option("NAME", arguments.model_name, "Only this one's versions");
+  return models;
+}
+
+CLI::App* AddDeleteModel(CLI::App& models, Arguments& arguments) {
+  auto* remove =
+      models.add_subcommand("delete", "Delete a version that is not promoted");
+  AddModel(*remove, arguments.model, /*must_be_exact=*/true)->required();
+  return remove;
+}
+
+CLI::App* AddPromote(CLI::App& app, Arguments& arguments) {
+  auto* promote = app.add_subcommand(
+      "promote", "Serve a version under its name and by default");
+  AddModel(*promote, arguments.model, /*must_be_exact=*/true)->required();
+  return promote;
+}
+
+CLI::App* AddDownload(CLI::App& app, Arguments& arguments) {
+  auto* download =
+      app.add_subcommand("download", "Write a published model to a file");
+  AddModel(*download, arguments.model, /*must_be_exact=*/false)->required();
+  download->add_option("-o,--output", arguments.download.file,
+                       "FILE [NAME-VERSION.safetensors or .onnx]");
+  download
+      ->add_option("--format", arguments.download.format,
+                   "safetensors (torchvision's names) or onnx (opset 17)")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, v1::ModelFormat>{
+              {"safetensors", v1::MODEL_FORMAT_SAFETENSORS},
+              {"onnx", v1::MODEL_FORMAT_ONNX}}))
+      ->option_text("FORMAT [safetensors]");
+  download->add_flag("--force", arguments.download.force,
+                     "Replace a file that is there");
+  return download;
+}
+
 int Main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Fine-tunes ResNet18 on your photos and classifies with it.",
@@ -174,6 +241,10 @@ int Main(int argc, char** argv) {
   const CLI::App* const upload = AddUpload(app, arguments);
   CLI::App* const datasets = AddDatasets(app);
   const CLI::App* const remove = AddDeleteDataset(*datasets, arguments);
+  CLI::App* const models = AddModels(app, arguments);
+  const CLI::App* const delete_model = AddDeleteModel(*models, arguments);
+  const CLI::App* const promote = AddPromote(app, arguments);
+  const CLI::App* const download = AddDownload(app, arguments);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -219,6 +290,20 @@ int Main(int argc, char** argv) {
   }
   if (datasets->parsed()) {
     return ListDatasets(connection, std::cout, std::cerr);
+  }
+  if (delete_model->parsed()) {
+    return DeleteModel(connection, arguments.model, std::cout, std::cerr);
+  }
+  if (models->parsed()) {
+    return ListModels(connection, arguments.model_name, std::cout, std::cerr);
+  }
+  if (promote->parsed()) {
+    return PromoteModel(connection, arguments.model, std::cout, std::cerr);
+  }
+  if (download->parsed()) {
+    arguments.download.terminal_width = TerminalWidth(STDERR_FILENO);
+    return DownloadModel(connection, arguments.model, arguments.download,
+                         std::cout, std::cerr);
   }
   arguments.classify.terminal_width = TerminalWidth(STDERR_FILENO);
   arguments.classify.out_is_terminal = watching.terminal_width > 0;

@@ -2,11 +2,13 @@
 # Shows that a published model is torchvision's: trains for one epoch, classifies
 # test photos through the server, loads the same weights.safetensors in Python,
 # and compares the probabilities. Fails where they differ by more than 0.001.
+# Then downloads the model as ONNX and compares ONNX Runtime's logits with
+# torch's. Fails where they differ by more than 0.0001.
 # Makes a Python environment in .deps/parity-env (5 GB of packages).
 # Reads: FINETUNE_WEIGHTS, FINETUNE_DATASET  default: downloaded, as in the demo
 #        PARITY_PHOTOS  how many photos at most; default 60
-#        PARITY_PYTHON  a Python that has torch, torchvision and safetensors,
-#                       instead of that environment; and setup.sh's
+#        PARITY_PYTHON  a Python that has torch, torchvision, safetensors and
+#                       onnxruntime, instead of that environment; and setup.sh's
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -15,11 +17,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 python=${PARITY_PYTHON:-}
 if [[ -z $python ]]; then
   env=$root/.deps/parity-env
-  packages=(torch==2.14.1 torchvision==0.29.1 safetensors)
-  if [[ ! -f $env/complete ]]; then
+  packages=(torch==2.14.1 torchvision==0.29.1 safetensors
+    onnxruntime==1.32.0)
+  if [[ $(cat "$env/complete" 2>/dev/null) != "${packages[*]}" ]]; then
     python3 -m venv --clear "$env"
     "$env/bin/pip" install --quiet "${packages[@]}"
-    touch "$env/complete"
+    echo "${packages[*]}" >"$env/complete"
   fi
   python=$env/bin/python
 fi
@@ -49,4 +52,6 @@ for class in "${classes[@]}"; do
 done
 "$bin/finetune" classify "${photos[@]:0:count}" --model parity --top-k 0 --json \
   >"$work/answers.jsonl"
-"$python" "$root/scripts/parity.py" "$work/answers.jsonl" "$work/state/models"
+"$bin/finetune" download parity --format onnx -o "$work/parity.onnx"
+"$python" "$root/scripts/parity.py" "$work/answers.jsonl" "$work/state/models" \
+  "$work/parity.onnx"

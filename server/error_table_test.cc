@@ -12,6 +12,7 @@
 #include "common/testing/temp_dir.h"
 #include "finetune/v1/dataset_service.grpc.pb.h"
 #include "finetune/v1/inference_service.grpc.pb.h"
+#include "finetune/v1/model_service.grpc.pb.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
@@ -83,6 +84,7 @@ class ErrorTableTest : public ::testing::Test {
     training_ = v1::TrainingService::NewStub(channel);
     inference_ = v1::InferenceService::NewStub(channel);
     datasets_ = v1::DatasetService::NewStub(channel);
+    models_ = v1::ModelService::NewStub(channel);
   }
 
   // Calls `method` with `token` as the caller's.
@@ -142,6 +144,45 @@ class ErrorTableTest : public ::testing::Test {
     return Call(*datasets_, &v1::DatasetService::Stub::DeleteDataset, request,
                 response);
   }
+  static v1::ModelRef Ref(const std::string& name, int64_t version) {
+    v1::ModelRef ref;
+    ref.set_name(name);
+    ref.set_version(version);
+    return ref;
+  }
+  absl::Status GetModel(const v1::ModelRef& ref) {
+    v1::GetModelRequest request;
+    *request.mutable_model() = ref;
+    v1::GetModelResponse response;
+    return Call(*models_, &v1::ModelService::Stub::GetModel, request, response,
+                kClassify);
+  }
+  absl::Status PromoteModel(const v1::ModelRef& ref) {
+    v1::PromoteModelRequest request;
+    *request.mutable_model() = ref;
+    v1::PromoteModelResponse response;
+    return Call(*models_, &v1::ModelService::Stub::PromoteModel, request,
+                response);
+  }
+  absl::Status DeleteModel(const v1::ModelRef& ref) {
+    v1::DeleteModelRequest request;
+    *request.mutable_model() = ref;
+    v1::DeleteModelResponse response;
+    return Call(*models_, &v1::ModelService::Stub::DeleteModel, request,
+                response);
+  }
+  absl::Status DownloadModel(const v1::ModelRef& ref) {
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", kAdmin);
+    v1::DownloadModelRequest request;
+    *request.mutable_model() = ref;
+    request.set_format(v1::MODEL_FORMAT_ONNX);
+    const auto reader = models_->DownloadModel(&context, request);
+    v1::DownloadModelResponse response;
+    while (reader->Read(&response)) {
+    }
+    return FromGrpcStatus(reader->Finish());
+  }
   absl::Status Classify(const v1::ClassifyRequest& request,
                         v1::ClassifyResponse& response,
                         const std::string& token = kClassify) {
@@ -179,6 +220,7 @@ class ErrorTableTest : public ::testing::Test {
   std::unique_ptr<v1::TrainingService::Stub> training_;
   std::unique_ptr<v1::InferenceService::Stub> inference_;
   std::unique_ptr<v1::DatasetService::Stub> datasets_;
+  std::unique_ptr<v1::ModelService::Stub> models_;
 };
 
 TEST_F(ErrorTableTest, BadFieldIsNamedWithItsRange) {
@@ -196,7 +238,9 @@ TEST_F(ErrorTableTest, WhatIsUnknownIsNotFound) {
   for (const absl::Status& status :
        {Progress("ft-none"), Start(Request("none")).status(),
         Start(Request(std::string(64, 'a'))).status(), Resume("ft-none"),
-        DeleteDataset(std::string(64, 'a')), Classify(classify)}) {
+        DeleteDataset(std::string(64, 'a')), Classify(classify),
+        GetModel(Ref("none", 0)), PromoteModel(Ref("none", 1)),
+        DeleteModel(Ref("none", 1)), DownloadModel(Ref("none", 1))}) {
     EXPECT_THAT(status, IsError(absl::StatusCode::kNotFound, "ResourceInfo"));
   }
 }
@@ -219,6 +263,8 @@ TEST_F(ErrorTableTest, NoModelAndNoWeightsArePreconditions) {
   EXPECT_THAT(
       Classify(Images({Image("rgb.png")})),
       IsError(absl::StatusCode::kFailedPrecondition, "PreconditionFailure"));
+  EXPECT_THAT(GetModel({}), IsError(absl::StatusCode::kFailedPrecondition,
+                                    "PreconditionFailure"));
   v1::StartFineTuneRequest request = Request("pets");
   request.mutable_hyper_parameters()->clear_from_scratch();
   EXPECT_THAT(Start(request), IsError(absl::StatusCode::kFailedPrecondition,
@@ -255,6 +301,15 @@ TEST_F(ErrorTableTest, UndecodableImageFailsAloneOrWithItsRequest) {
   deadline_ = std::chrono::milliseconds(1);
   EXPECT_THAT(Classify(Images({Image("rgb.png")})),
               IsError(absl::StatusCode::kDeadlineExceeded, ""));
+}
+
+TEST_F(ErrorTableTest, PromotedModelIsNotDeleted) {
+  ASSERT_EQ(Finish(Start(Request("pets"))->job_id()).state(),
+            v1::JOB_STATE_SUCCEEDED);
+  EXPECT_THAT(
+      DeleteModel(Ref("pets", 1)),
+      IsError(absl::StatusCode::kFailedPrecondition, "PreconditionFailure"));
+  EXPECT_THAT(DownloadModel(Ref("pets", 1)), IsOk());
 }
 
 TEST_F(ErrorTableTest, FullQueuesSayWhenToTryAgain) {

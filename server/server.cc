@@ -32,11 +32,13 @@
 #include "server/log.h"
 #include "server/metrics/metrics.h"
 #include "server/model/device.h"
+#include "server/model/onnx_export.h"
 #include "server/service/authorizer.h"
 #include "server/service/call_log.h"
 #include "server/service/dataset_service.h"
 #include "server/service/inference_service.h"
 #include "server/service/listening.h"
+#include "server/service/model_service.h"
 #include "server/service/open_inference_service.h"
 #include "server/service/training_service.h"
 #include "server/state_folder.h"
@@ -95,6 +97,7 @@ std::vector<std::string> ServiceNames() {
   return {v1::TrainingService::service_full_name(),
           v1::DatasetService::service_full_name(),
           v1::InferenceService::service_full_name(),
+          v1::ModelService::service_full_name(),
           inference::GRPCInferenceService::service_full_name()};
 }
 
@@ -147,6 +150,9 @@ struct Server::Rooms {
   absl::StatusOr<Publication> Prepare(const v1::FineTuneJob& job,
                                       const std::filesystem::path& model_dir);
 
+  // What ModelService has others do.
+  ModelHooks Hooks();
+
   // Tells health what is true: whether the default model is there and loads.
   // To be called whenever that may have changed.
   void UpdateHealth();
@@ -177,6 +183,7 @@ struct Server::Rooms {
   TrainingService training_service;
   DatasetService dataset_service;
   InferenceService inference_service;
+  ModelService model_service;
   std::atomic<bool> can_classify = false;  // With the default model.
   std::atomic<bool> is_closing = false;
   OpenInferenceService open_inference_service;
@@ -271,6 +278,7 @@ Server::Rooms::Rooms(const ServerOptions& options, std::string device_name,
                          .max_image_bytes = options.max_image_bytes,
                          .max_stream_items = options.max_stream_items},
                         classifier, *authorizer),
+      model_service({}, Hooks(), state->models(), *authorizer),
       open_inference_service(
           {.max_images = options.max_images,
            .max_image_bytes = options.max_image_bytes},
@@ -303,6 +311,7 @@ absl::Status Server::Rooms::Listen(const ServerOptions& options) {
   builder.RegisterService(&training_service);
   builder.RegisterService(&dataset_service);
   builder.RegisterService(&inference_service);
+  builder.RegisterService(&model_service);
   builder.RegisterService(&open_inference_service);
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr || port == 0) {
@@ -341,6 +350,28 @@ absl::StatusOr<Publication> Server::Rooms::Prepare(
                                      SetServing(true);
                                    }},
                      .discard = [=, this] { state->models().Discard(model); }};
+}
+
+ModelHooks Server::Rooms::Hooks() {
+  return {.prepare =
+              [this](const v1::Model& model,
+                     const std::function<void(absl::Status)>& done) {
+                models.Get(model, [done](const auto& servable) {
+                  done(servable.status());
+                });
+              },
+          .promoted =
+              [this] {
+                metrics.CountPromotion();
+                SetServing(true);
+              },
+          .deleted = [this](const v1::ModelRef& ref) { models.Drop(ref); },
+          .export_onnx =
+              [this](const v1::Model& model, const auto& path) {
+                return ExportOnnx(
+                    model, state->models().DirOf(model.ref()) / kWeightsFile,
+                    path);
+              }};
 }
 
 void Server::Rooms::UpdateHealth() {

@@ -12,6 +12,7 @@
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "finetune/v1/inference_service.grpc.pb.h"
+#include "finetune/v1/model_service.grpc.pb.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
@@ -147,6 +148,38 @@ TEST_F(ServerTest, JobBecomesAModelThatIsServedAlsoAfterARestart) {
   EXPECT_EQ(after->model().version(), 1);
   EXPECT_EQ(after->results(0).SerializeAsString(),
             before->results(0).SerializeAsString());
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), HealthStatus::SERVING);
+}
+
+TEST_F(ServerTest, PromotionsUnderLoadFailNoRequest) {
+  const auto training = v1::TrainingService::NewStub(channel_);
+  ASSERT_EQ(Follow(*training, StartJob(*training, "pets", 1)).state(),
+            v1::JOB_STATE_SUCCEEDED);
+  ASSERT_EQ(Follow(*training, StartJob(*training, "pets", 1)).state(),
+            v1::JOB_STATE_SUCCEEDED);
+  std::atomic<bool> ends = false;
+  std::atomic<int> wrong = 0;
+  std::jthread caller([&] {
+    while (!ends) {
+      const auto answer = Classify(Image("rgb.png"));
+      if (!answer.ok() || answer->model().name() != "pets") ++wrong;
+    }
+  });
+  const auto models = v1::ModelService::NewStub(channel_);
+  for (int i = 0; i < 10; ++i) {
+    v1::PromoteModelRequest request;
+    request.mutable_model()->set_name("pets");
+    request.mutable_model()->set_version(1 + i % 2);
+    v1::PromoteModelResponse response;
+    grpc::ClientContext context;
+    ASSERT_THAT(
+        FromGrpcStatus(models->PromoteModel(&context, request, &response)),
+        IsOk());
+    EXPECT_EQ(Classify(Image("rgb.png"))->model().version(), 1 + i % 2);
+  }
+  ends = true;
+  caller.join();
+  EXPECT_EQ(wrong, 0);
   EXPECT_EQ(Health("finetune.v1.InferenceService"), HealthStatus::SERVING);
 }
 

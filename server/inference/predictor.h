@@ -13,8 +13,8 @@ namespace finetune {
 
 struct PredictorOptions {
   std::string device = "cpu";  // "cpu", "cuda:N".
-  // The most that the function will be called with; more work, only with a
-  // slower first time.
+  // The most that the function will be called with. A call with others is
+  // right, but slower the first time.
   int threads = 1;
   int max_batch = 32;
   // "fp32", "fp16" or "bf16": what CUDA computes in. Inputs and probabilities
@@ -24,7 +24,8 @@ struct PredictorOptions {
 
 // Loads the weights and makes ready all that batches of 1..max_batch inputs of
 // kInputFloats floats (data/transforms.h) need on `threads` threads, or on one:
-// the first answer is as quick as any. Some 200 MB on a CPU, in `bytes`.
+// the first answer is as quick as any. `bytes` are some 400 MB on a CPU with
+// two threads and batches of 32; each further call at once adds a workspace.
 //
 // NOT_FOUND or INVALID_ARGUMENT if the weights are missing or do not fit
 // `classes`; INVALID_ARGUMENT for a precision that the device does not have.

@@ -1,14 +1,17 @@
 #include "server/model/registry.h"
 
 #include <algorithm>
+#include <functional>
 #include <system_error>
+#include <tuple>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/time.h"
 #include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
-#include "google/protobuf/util/json_util.h"
 #include "spdlog/spdlog.h"
 
 namespace finetune {
@@ -16,87 +19,64 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kTakenIn[] = "models taken in";
-constexpr uint64_t kMaxJsonBytes = 16 << 20;
+constexpr size_t kMaxPageBytes = 1 << 20;
 
-absl::Status CheckFiles(const fs::path& dir) {
-  std::error_code ignored;
-  for (const char* file : {kModelFile, kWeightsFile}) {
-    if (fs::is_regular_file(dir / file, ignored)) continue;
-    return absl::DataLossError(absl::StrCat(dir.native(), " holds no ", file));
-  }
-  return absl::OkStatus();
+absl::Status NoSuchModelError(const v1::ModelRef& ref) {
+  return NoSuchResourceError("model", ModelRefText(ref));
 }
 
-absl::StatusOr<v1::Model> ReadModelFile(const fs::path& dir) {
-  ASSIGN_OR_RETURN(const std::string json,
-                   ReadFile(dir / kModelFile, kMaxJsonBytes));
-  v1::Model model;
-  const auto parsed = google::protobuf::util::JsonStringToMessage(json, &model);
-  if (!parsed.ok()) {
-    return absl::DataLossError(
-        absl::StrCat((dir / kModelFile).native(), ": ", parsed.ToString()));
-  }
-  RETURN_IF_ERROR(CheckFiles(dir));
-  return model;
+// Where a model comes in a list: time of creation in us, name, version. A page
+// token is the place of the page's last model, written "TIME/NAME/VERSION", so
+// that models that come and go between two pages change nothing else.
+using Place = std::tuple<int64_t, std::string, int64_t>;
+
+Place PlaceOf(const v1::Model& model) {
+  const auto& time = model.create_time();
+  return {time.seconds() * 1'000'000 + time.nanos() / 1000, model.ref().name(),
+          model.ref().version()};
 }
 
-std::string NameOf(const v1::ModelRef& ref) {
-  return ref.version() == 0 ? ref.name()
-                            : absl::StrCat(ref.name(), "@", ref.version());
+std::string ToToken(const Place& place) {
+  const auto& [time, name, version] = place;
+  return absl::StrCat(time, "/", name, "/", version);
+}
+
+absl::StatusOr<Place> ParseToken(absl::string_view token) {
+  const std::vector<std::string> parts = absl::StrSplit(token, '/');
+  int64_t time = 0, version = 0;
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &time) ||
+      !absl::SimpleAtoi(parts[2], &version)) {
+    return InvalidFieldError("page_token", "one that this server gave");
+  }
+  return Place(time, parts[1], version);
 }
 
 }  // namespace
 
-absl::Status WriteModelFile(const fs::path& dir, const v1::Model& model) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.add_whitespace = true;
-  options.preserve_proto_field_names = true;
-  std::string json;
-  const auto printed =
-      google::protobuf::util::MessageToJsonString(model, &json, options);
-  if (!printed.ok()) return absl::InternalError(printed.ToString());
-  return WriteFileAtomically(dir / kModelFile, json);
+absl::StatusOr<v1::Model> ModelRegistry::Stage(const std::string& name,
+                                               const fs::path& staging) {
+  ASSIGN_OR_RETURN(v1::Model model, ReadModelFile(staging));
+  const MutexLock lock(stage_mu_);
+  ASSIGN_OR_RETURN(const int64_t version, NextVersion(name));
+  model.mutable_ref()->set_name(name);
+  model.mutable_ref()->set_version(version);
+  RETURN_IF_ERROR(WriteModelFile(staging, model));
+  RETURN_IF_ERROR(MakeFolders(models_dir_ / name));
+  RETURN_IF_ERROR(RenameDurably(staging, DirOf(model.ref())));
+  return model;
 }
 
-absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Open(
-    fs::path models_dir, Database& database) {
-  RETURN_IF_ERROR(MakeFolders(models_dir));
-  auto registry = std::unique_ptr<ModelRegistry>(
-      new ModelRegistry(std::move(models_dir), database));
-  const std::vector<Key> versions = registry->VersionsOnDisk();
-  bool is_first = true;
-  RETURN_IF_ERROR(database.Query("SELECT 1 FROM milestones WHERE name = ?",
-                                 {kTakenIn},
-                                 [&](const Row&) { is_first = false; }));
-  if (is_first) RETURN_IF_ERROR(registry->TakeIn(versions));
-  RETURN_IF_ERROR(registry->ReadRows());
-  registry->RemoveStrangers(versions);
-  return registry;
-}
-
-absl::Status ModelRegistry::ReadRows() {
-  const MutexLock lock(mu_);
+// Past every row and folder, served, deleted or not: a version is never used
+// twice.
+absl::StatusOr<int64_t> ModelRegistry::NextVersion(
+    const std::string& name) const {
+  int64_t last = 0;
   RETURN_IF_ERROR(database_.Query(
-      "SELECT name, version, record FROM models", {}, [&](const Row& row) {
-        v1::Model model;
-        if (model.ParseFromString(row.Bytes(2))) {
-          models_[{row.Bytes(0), row.Integer(1)}] = std::move(model);
-        }
-      }));
-  std::erase_if(models_, [this](const auto& entry) {
-    const absl::Status files = CheckFiles(DirOf(entry.second.ref()));
-    if (!files.ok()) spdlog::error("not served: {}", files.ToString());
-    return !files.ok();
-  });
-  RETURN_IF_ERROR(
-      database_.Query("SELECT name, version FROM promotions ORDER BY ordinal",
-                      {}, [&](const Row& row) {
-                        promoted_.emplace_back(row.Bytes(0), row.Integer(1));
-                      }));
-  std::erase_if(promoted_,
-                [this](const Key& key) { return !models_.contains(key); });
-  return absl::OkStatus();
+      "SELECT MAX(version) FROM (SELECT version FROM models WHERE name = ? "
+      "UNION ALL SELECT version FROM deleted_models WHERE name = ?)",
+      {name, name}, [&](const Row& row) { last = row.Integer(0); }));
+  for (const int64_t version : VersionsOf(name)) last = std::max(last, version);
+  return last + 1;
 }
 
 std::vector<int64_t> ModelRegistry::VersionsOf(const std::string& name) const {
@@ -112,86 +92,20 @@ std::vector<int64_t> ModelRegistry::VersionsOf(const std::string& name) const {
   return versions;
 }
 
-std::vector<ModelRegistry::Key> ModelRegistry::VersionsOnDisk() const {
-  std::vector<Key> found;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(models_dir_, ignored)) {
-    const std::string name = entry.path().filename();
-    for (const int64_t version : VersionsOf(name)) {
-      found.emplace_back(name, version);
-    }
-  }
-  std::sort(found.begin(), found.end());
-  return found;
-}
-
-absl::Status ModelRegistry::TakeIn(const std::vector<Key>& versions) {
-  return database_.Commit([&](Transaction& transaction) -> absl::Status {
-    for (const auto& [name, version] : versions) {
-      v1::ModelRef ref;
-      ref.set_name(name);
-      ref.set_version(version);
-      absl::StatusOr<v1::Model> model = ReadModelFile(DirOf(ref));
-      if (!model.ok()) {
-        spdlog::warn("set aside: {}", model.status().ToString());
-        const fs::path dir = DirOf(ref);
-        RETURN_IF_ERROR(RenameDurably(dir, dir.native() + ".unreadable"));
-        continue;
-      }
-      *model->mutable_ref() = ref;
-      spdlog::info("the database is new; taking in {}", NameOf(ref));
-      RETURN_IF_ERROR(Insert(*model, /*promote=*/true, transaction));
-    }
-    return transaction.Run("INSERT INTO milestones (name) VALUES (?)",
-                           {kTakenIn});
-  });
-}
-
-void ModelRegistry::RemoveStrangers(const std::vector<Key>& versions) {
-  for (const auto& [name, version] : versions) {
-    bool known = false;
-    const absl::Status asked =
-        database_.Query("SELECT 1 FROM models WHERE name = ? AND version = ?",
-                        {name, version}, [&](const Row&) { known = true; });
-    if (known || !asked.ok()) continue;
-    v1::Model stranger;
-    stranger.mutable_ref()->set_name(name);
-    stranger.mutable_ref()->set_version(version);
-    Discard(stranger);
-  }
-}
-
-absl::StatusOr<v1::Model> ModelRegistry::Stage(const std::string& name,
-                                               const fs::path& staging) {
-  ASSIGN_OR_RETURN(v1::Model model, ReadModelFile(staging));
-  const MutexLock lock(stage_mu_);
-  ASSIGN_OR_RETURN(const int64_t version, NextVersion(name));
-  model.mutable_ref()->set_name(name);
-  model.mutable_ref()->set_version(version);
-  RETURN_IF_ERROR(WriteModelFile(staging, model));
-  RETURN_IF_ERROR(MakeFolders(models_dir_ / name));
-  RETURN_IF_ERROR(RenameDurably(staging, DirOf(model.ref())));
-  return model;
-}
-
-// Past every row and folder, served or not: a version is never used twice.
-absl::StatusOr<int64_t> ModelRegistry::NextVersion(
-    const std::string& name) const {
-  int64_t last = 0;
-  RETURN_IF_ERROR(
-      database_.Query("SELECT MAX(version) FROM models WHERE name = ?", {name},
-                      [&](const Row& row) { last = row.Integer(0); }));
-  for (const int64_t version : VersionsOf(name)) last = std::max(last, version);
-  return last + 1;
-}
-
 absl::Status ModelRegistry::Insert(const v1::Model& model, bool promote,
                                    Transaction& transaction) const {
-  const v1::ModelRef& ref = model.ref();
+  v1::Model record = model;
+  record.clear_promoted();
   RETURN_IF_ERROR(transaction.Run(
       "INSERT INTO models (name, version, record) VALUES (?, ?, ?)",
-      {ref.name(), ref.version(), Blob{model.SerializeAsString()}}));
+      {model.ref().name(), model.ref().version(),
+       Blob{record.SerializeAsString()}}));
   if (!promote) return absl::OkStatus();
+  return InsertPromotion(model.ref(), transaction);
+}
+
+absl::Status ModelRegistry::InsertPromotion(const v1::ModelRef& ref,
+                                            Transaction& transaction) {
   return transaction.Run(
       "REPLACE INTO promotions (name, version, ordinal) VALUES (?, ?, "
       "(SELECT COALESCE(MAX(ordinal), 0) + 1 FROM promotions))",
@@ -199,41 +113,168 @@ absl::Status ModelRegistry::Insert(const v1::Model& model, bool promote,
 }
 
 void ModelRegistry::Adopt(const v1::Model& model, bool promote) {
-  const Key key(model.ref().name(), model.ref().version());
+  const std::string& name = model.ref().name();
+  const MutexLock change(change_mu_);
+  absl::StatusOr<Promotion> promotion = absl::NotFoundError("not promoted");
+  if (promote) {
+    promotion = ReadPromotion(name);
+    if (!promotion.ok()) {
+      spdlog::error("not served before the next start: {}: {}",
+                    ModelRefText(model.ref()), promotion.status().ToString());
+    }
+  }
   const MutexLock lock(mu_);
-  models_[key] = model;
-  if (!promote) return;
-  std::erase_if(promoted_,
-                [&](const Key& other) { return other.first == key.first; });
-  promoted_.push_back(key);
+  v1::Model& known = models_[{name, model.ref().version()}];
+  known = model;
+  known.clear_promoted();
+  if (promotion.ok() && models_.contains({name, promotion->version})) {
+    promoted_[name] = *promotion;
+  }
 }
 
-void ModelRegistry::Discard(const v1::Model& model) const {
-  const fs::path dir = DirOf(model.ref());
+absl::StatusOr<ModelRegistry::Promotion> ModelRegistry::ReadPromotion(
+    const std::string& name) {
+  absl::StatusOr<Promotion> promotion = absl::NotFoundError("no promotion");
+  RETURN_IF_ERROR(
+      database_.Query("SELECT version, ordinal FROM promotions WHERE name = ?",
+                      {name}, [&](const Row& row) {
+                        promotion = Promotion{row.Integer(0), row.Integer(1)};
+                      }));
+  return promotion;
+}
+
+absl::StatusOr<v1::Model> ModelRegistry::Promote(const v1::ModelRef& ref) {
+  RETURN_IF_ERROR(Resolve(ref).status());
+  RETURN_IF_ERROR(
+      database_.Commit([&](Transaction& transaction) -> absl::Status {
+        bool exists = false;  // Still.
+        RETURN_IF_ERROR(transaction.Run(
+            "SELECT 1 FROM models WHERE name = ? AND version = ?",
+            {ref.name(), ref.version()}, [&](const Row&) { exists = true; }));
+        if (!exists) return NoSuchModelError(ref);
+        return InsertPromotion(ref, transaction);
+      }));
+  const MutexLock change(change_mu_);
+  ASSIGN_OR_RETURN(const Promotion promotion, ReadPromotion(ref.name()));
+  const MutexLock lock(mu_);
+  // One that is being published is seen with its own adoption.
+  if (models_.contains({ref.name(), promotion.version})) {
+    promoted_[ref.name()] = promotion;
+  }
+  const auto it = models_.find({ref.name(), ref.version()});
+  if (it == models_.end()) return NoSuchModelError(ref);
+  return Copy(it->second);
+}
+
+absl::Status ModelRegistry::Delete(const v1::ModelRef& ref) {
+  RETURN_IF_ERROR(DeleteRow(ref));
+  {
+    const MutexLock lock(mu_);
+    models_.erase({ref.name(), ref.version()});
+  }
+  const MutexLock lock(stage_mu_);
+  RemoveFiles(ref);
+  return absl::OkStatus();
+}
+
+absl::Status ModelRegistry::DeleteRow(const v1::ModelRef& ref) {
+  return database_.Commit([&](Transaction& transaction) -> absl::Status {
+    bool exists = false, promoted = false;
+    RETURN_IF_ERROR(transaction.Run(
+        "SELECT promotions.version FROM models LEFT JOIN promotions "
+        "USING (name, version) WHERE models.name = ? AND models.version = ?",
+        {ref.name(), ref.version()}, [&](const Row& row) {
+          exists = true;
+          promoted = row.Integer(0) != 0;
+        }));
+    if (!exists) return NoSuchModelError(ref);
+    if (promoted) {
+      return PreconditionError(
+          "MODEL", ModelRefText(ref),
+          absl::StrCat(ModelRefText(ref),
+                       " is promoted: promote another version first"));
+    }
+    RETURN_IF_ERROR(
+        transaction.Run("DELETE FROM models WHERE name = ? AND version = ?",
+                        {ref.name(), ref.version()}));
+    return transaction.Run(
+        "INSERT INTO deleted_models (name, version) VALUES (?, ?) ON CONFLICT "
+        "(name) DO UPDATE SET version = MAX(version, excluded.version)",
+        {ref.name(), ref.version()});
+  });
+}
+
+void ModelRegistry::Discard(const v1::Model& model) {
+  const MutexLock lock(stage_mu_);
+  RemoveFiles(model.ref());
+}
+
+void ModelRegistry::RemoveFiles(const v1::ModelRef& ref) {
+  const fs::path dir = DirOf(ref);
   std::error_code error;
   fs::remove_all(dir, error);
   if (error) spdlog::warn("remove {}: {}", dir.native(), error.message());
   fs::remove(dir.parent_path(), error);  // Stays where it is not empty.
 }
 
+absl::StatusOr<ModelRegistry::Page> ModelRegistry::List(
+    absl::string_view name, int page_size, absl::string_view page_token) const {
+  absl::StatusOr<Place> before = absl::NotFoundError("the first page");
+  if (!page_token.empty()) {
+    before = ParseToken(page_token);
+    RETURN_IF_ERROR(before.status());
+  }
+  const MutexLock lock(mu_);
+  std::vector<std::pair<Place, const v1::Model*>> places;
+  for (const auto& [key, model] : models_) {
+    if (!name.empty() && key.first != name) continue;
+    Place place = PlaceOf(model);
+    if (!before.ok() || place < *before) places.emplace_back(place, &model);
+  }
+  std::sort(places.begin(), places.end(), std::greater<>());
+  Page page;
+  size_t bytes = 0;
+  for (const auto& [place, model] : places) {
+    bytes += model->ByteSizeLong();
+    if (page.models.size() == static_cast<size_t>(page_size) ||
+        (!page.models.empty() && bytes > kMaxPageBytes)) {
+      page.next_page_token = ToToken(PlaceOf(page.models.back()));
+      break;
+    }
+    page.models.push_back(Copy(*model));
+  }
+  return page;
+}
+
 absl::StatusOr<v1::Model> ModelRegistry::Resolve(
     const v1::ModelRef& ref) const {
   const MutexLock lock(mu_);
-  if (ref.name().empty() && promoted_.empty()) {
-    return PreconditionError(
-        "MODEL", "", "no model has been promoted yet: fine-tune one first");
-  }
   Key key(ref.name(), ref.version());
-  if (ref.version() == 0) {
-    const auto it = std::find_if(
-        promoted_.rbegin(), promoted_.rend(), [&](const Key& promoted) {
-          return ref.name().empty() || promoted.first == ref.name();
+  if (ref.name().empty()) {
+    const auto latest = std::max_element(
+        promoted_.begin(), promoted_.end(), [](const auto& a, const auto& b) {
+          return a.second.ordinal < b.second.ordinal;
         });
-    if (it != promoted_.rend()) key = *it;
+    if (latest == promoted_.end()) {
+      return PreconditionError(
+          "MODEL", "", "no model has been promoted yet: fine-tune one first");
+    }
+    key = {latest->first, latest->second.version};
+  } else if (ref.version() == 0) {
+    const auto it = promoted_.find(ref.name());
+    if (it != promoted_.end()) key.second = it->second.version;
   }
   const auto it = models_.find(key);
-  if (it == models_.end()) return NoSuchResourceError("model", NameOf(ref));
-  return it->second;
+  if (it == models_.end()) return NoSuchModelError(ref);
+  return Copy(it->second);
+}
+
+v1::Model ModelRegistry::Copy(const v1::Model& model) const {
+  v1::Model copy = model;
+  const auto it = promoted_.find(model.ref().name());
+  copy.set_promoted(it != promoted_.end() &&
+                    it->second.version == model.ref().version());
+  return copy;
 }
 
 std::vector<v1::Model> ModelRegistry::All() const {

@@ -4,12 +4,15 @@
 
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace finetune {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
@@ -37,6 +40,7 @@ class ModelRegistryTest : public ::testing::Test {
     dir_.Write("staging/weights.safetensors", label);
     v1::Model model;
     model.add_labels(label);
+    model.mutable_create_time()->set_seconds(++clock_);
     EXPECT_THAT(WriteModelFile(staging, model), IsOk());
     return staging;
   }
@@ -53,8 +57,17 @@ class ModelRegistryTest : public ::testing::Test {
     return *std::move(model);
   }
 
+  static std::vector<std::string> Labels(const ModelRegistry::Page& page) {
+    std::vector<std::string> labels;
+    for (const v1::Model& model : page.models) {
+      labels.push_back(model.labels(0));
+    }
+    return labels;
+  }
+
   const TempDir dir_;
   std::unique_ptr<Database> database_;
+  int64_t clock_ = 0;
 };
 
 TEST_F(ModelRegistryTest, VersionsCountUpUnderEachName) {
@@ -158,6 +171,124 @@ TEST_F(ModelRegistryTest, ModelsAreTakenInWhereTheDatabaseIsLost) {
   registry = Open();  // Strangers go only after all was taken in.
   EXPECT_EQ(registry->Resolve(Ref("cats", 1))->labels(0), "old");
   EXPECT_EQ(Publish(*registry, "cats", "next").ref().version(), 3);
+}
+
+TEST_F(ModelRegistryTest, PromotingIsSeenAtOnceAndAfterARestart) {
+  {
+    auto registry = Open();
+    Publish(*registry, "dogs", "dog");
+    Publish(*registry, "cats", "old");
+    Publish(*registry, "cats", "new");
+    EXPECT_TRUE(registry->Promote(Ref("cats", 1))->promoted());
+    EXPECT_EQ(registry->Resolve(Ref("cats"))->labels(0), "old");
+    EXPECT_FALSE(registry->Resolve(Ref("cats", 2))->promoted());
+    EXPECT_THAT(registry->Promote(Ref("dogs", 1)), IsOk());  // Again.
+    EXPECT_EQ(registry->Resolve(Ref(""))->labels(0), "dog");
+    EXPECT_THAT(registry->Promote(Ref("cats", 7)),
+                StatusIs(absl::StatusCode::kNotFound));
+  }
+  auto registry = Open();
+  EXPECT_EQ(registry->Resolve(Ref("cats"))->labels(0), "old");
+  EXPECT_EQ(registry->Resolve(Ref(""))->labels(0), "dog");
+}
+
+TEST_F(ModelRegistryTest, DeletedVersionIsGoneAndItsNumberNotReused) {
+  {
+    auto registry = Open();
+    Publish(*registry, "cats", "keep");
+    Publish(*registry, "cats", "held", /*promote=*/false);
+    Publish(*registry, "dogs", "held", /*promote=*/false);
+    EXPECT_THAT(registry->Delete(Ref("cats", 2)), IsOk());
+    EXPECT_THAT(registry->Delete(Ref("dogs", 1)), IsOk());
+    EXPECT_THAT(registry->Delete(Ref("cats", 2)),
+                StatusIs(absl::StatusCode::kNotFound));
+    EXPECT_THAT(registry->Resolve(Ref("cats", 2)),
+                StatusIs(absl::StatusCode::kNotFound));
+    EXPECT_FALSE(fs::exists(dir_.path() / "models/cats/2"));
+    EXPECT_FALSE(fs::exists(dir_.path() / "models/dogs"));
+  }
+  auto registry = Open();
+  EXPECT_EQ(registry->Resolve(Ref("cats"))->labels(0), "keep");
+  EXPECT_EQ(Publish(*registry, "cats", "next").ref().version(), 3);
+  EXPECT_EQ(Publish(*registry, "dogs", "next").ref().version(), 2);
+}
+
+TEST_F(ModelRegistryTest, PromotedVersionIsNotDeleted) {
+  auto registry = Open();
+  Publish(*registry, "cats", "old");
+  Publish(*registry, "cats", "new");
+  const absl::Status refused = registry->Delete(Ref("cats", 2));
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("promote another"));
+  ASSERT_THAT(registry->Promote(Ref("cats", 1)), IsOk());
+  EXPECT_THAT(registry->Delete(Ref("cats", 2)), IsOk());
+}
+
+TEST_F(ModelRegistryTest, DeletionThatACrashBrokeOffIsFinishedAtTheStart) {
+  {
+    auto registry = Open();
+    Publish(*registry, "cats", "keep");
+    Publish(*registry, "cats", "gone", /*promote=*/false);
+    fs::copy(dir_.path() / "models/cats/2", dir_.path() / "copy");
+    ASSERT_THAT(registry->Delete(Ref("cats", 2)), IsOk());
+  }
+  // As if it had died before it came to the files.
+  fs::copy(dir_.path() / "copy", dir_.path() / "models/cats/2");
+  auto registry = Open();
+  EXPECT_FALSE(fs::exists(dir_.path() / "models/cats/2"));
+  EXPECT_THAT(registry->Resolve(Ref("cats", 2)),
+              StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(ModelRegistryTest, RecordsAndFilesDoNotSayWhatIsPromoted) {
+  auto registry = Open();
+  Publish(*registry, "cats", "x");
+  v1::Model model = *registry->Resolve(Ref("cats"));
+  ASSERT_TRUE(model.promoted());
+  EXPECT_FALSE(ReadModelFile(registry->DirOf(model.ref()))->promoted());
+  std::string record;
+  ASSERT_THAT(database_->Query("SELECT record FROM models", {},
+                               [&](const Row& row) { record = row.Bytes(0); }),
+              IsOk());
+  ASSERT_TRUE(model.ParseFromString(record));
+  EXPECT_FALSE(model.promoted());
+}
+
+TEST_F(ModelRegistryTest, ListIsNewestFirstInPagesThatStayWhereTheyWere) {
+  auto registry = Open();
+  Publish(*registry, "cats", "a");
+  Publish(*registry, "dogs", "b");
+  Publish(*registry, "cats", "c");
+  Publish(*registry, "cats", "d", /*promote=*/false);
+  const auto first = registry->List("", 2, "");
+  ASSERT_THAT(first, IsOk());
+  EXPECT_THAT(Labels(*first), ElementsAre("d", "c"));
+  EXPECT_FALSE(first->models[0].promoted());
+  EXPECT_TRUE(first->models[1].promoted());
+
+  ASSERT_THAT(registry->Promote(Ref("cats", 1)), IsOk());
+  ASSERT_THAT(registry->Delete(Ref("cats", 2)), IsOk());  // The page's last.
+  Publish(*registry, "cats", "e");
+  const auto second = registry->List("", 2, first->next_page_token);
+  ASSERT_THAT(second, IsOk());
+  EXPECT_THAT(Labels(*second), ElementsAre("b", "a"));
+  EXPECT_EQ(second->next_page_token, "");
+
+  EXPECT_THAT(Labels(*registry->List("dogs", 2, "")), ElementsAre("b"));
+  EXPECT_THAT(Labels(*registry->List("birds", 2, "")), ElementsAre());
+  for (const char* token : {"x", "1/cats/x", "1/cats"}) {
+    EXPECT_THAT(registry->List("", 2, token),
+                StatusIs(absl::StatusCode::kInvalidArgument));
+  }
+}
+
+TEST_F(ModelRegistryTest, PageEndsBeforeAMessageGetsTooLarge) {
+  auto registry = Open();
+  Publish(*registry, "cats", std::string(700 << 10, 'a'));
+  Publish(*registry, "cats", std::string(700 << 10, 'b'));
+  const auto page = registry->List("", 20, "");
+  EXPECT_EQ(page->models.size(), 1);
+  EXPECT_EQ(registry->List("", 20, page->next_page_token)->models.size(), 1);
 }
 
 TEST_F(ModelRegistryTest, StagingWithoutWeightsIsRefused) {

@@ -1,5 +1,4 @@
-// The safetensors format: 8 bytes of header length (little-endian), a JSON
-// header of names, types, shapes and byte ranges, then the data.
+// Tensors in the safetensors format; safetensors_view.h says what that is.
 
 #ifndef SERVER_MODEL_SAFETENSORS_H_
 #define SERVER_MODEL_SAFETENSORS_H_
@@ -14,8 +13,7 @@ namespace finetune {
 
 // Types F64, F32, F16, BF16, I64 and I32. The tensors own their memory.
 //
-// INVALID_ARGUMENT if the header is not one, or a range is outside of the
-// data or does not fit its shape.
+// INVALID_ARGUMENT as ViewSafetensors.
 absl::StatusOr<StateDict> ParseSafetensors(absl::string_view bytes);
 
 // The file's content, float32 and int64 tensors only. Reads in Python with

@@ -7,7 +7,7 @@
 #include "common/proto_time.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
-#include "server/service/names.h"
+#include "server/service/convert_model.h"
 
 namespace finetune {
 namespace {
@@ -19,19 +19,6 @@ absl::Status CheckTopK(int top_k) {
   if (top_k >= 0 && top_k <= kMaxTopK) return absl::OkStatus();
   return InvalidFieldError("top_k",
                            absl::StrCat("0..", kMaxTopK, ", not ", top_k));
-}
-
-absl::Status CheckModelRef(const v1::ModelRef& model) {
-  if (!model.name().empty() && !IsModelName(model.name())) {
-    return InvalidFieldError("model.name", "1..63 of a-z, 0-9 and '-'");
-  }
-  if (model.version() < 0) {
-    return InvalidFieldError("model.version", "0 or above");
-  }
-  if (model.version() > 0 && model.name().empty()) {
-    return InvalidFieldError("model.name", "given where model.version is");
-  }
-  return absl::OkStatus();
 }
 
 v1::ClassifyResult ToResult(const v1::Model& model, int top_k,

@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "server/service/dataset_service.h"
 #include "server/service/inference_service.h"
+#include "server/service/model_service.h"
 #include "server/service/open_inference_service.h"
 #include "server/service/testing/fake_inference.h"
 #include "server/service/testing/methods.h"
@@ -41,6 +42,7 @@ class EveryMethodTest : public ::testing::Test {
     builder.RegisterService(&inference_);
     builder.RegisterService(&open_inference_);
     builder.RegisterService(&dataset_service_);
+    builder.RegisterService(&model_service_);
     server_ = builder.BuildAndStart();
     channel_ = server_->InProcessChannel({});
   }
@@ -71,6 +73,7 @@ class EveryMethodTest : public ::testing::Test {
   const std::unique_ptr<DatasetStore> datasets_ = *DatasetStore::Open(
       {.dir = dir_.path() / "datasets"}, *inference_room_.database);
   DatasetService dataset_service_{{}, *datasets_, *authorizer_};
+  ModelService model_service_{{}, {}, *inference_room_.registry, *authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
 };
@@ -110,6 +113,16 @@ TEST_F(EveryMethodTest, RightTokenGetsThrough) {
                     kClassifyToken)
                 .code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(EveryMethodTest, TokenToClassifyMayLookAtModels) {
+  EXPECT_THAT(
+      CallAny(channel_, "/finetune.v1.ModelService/ListModels", kClassifyToken),
+      IsOk());
+  EXPECT_EQ(
+      CallAny(channel_, "/finetune.v1.ModelService/GetModel", kClassifyToken)
+          .code(),
+      absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(EveryMethodTest, HealthIsOpenToProbes) {

@@ -11,7 +11,7 @@ namespace finetune {
 
 // What takes the schema from version N to N+1, by N. Released ones never
 // change: a new need is a new entry.
-inline const std::array<std::vector<const char*>, 1> kMigrations = {{
+inline const std::array<std::vector<const char*>, 2> kMigrations = {{
     {
         // `sequence` is an upper bound of those given out; `ticket` orders the
         // queue; `dataset_id` is NULL for a folder under the data root.
@@ -43,6 +43,13 @@ inline const std::array<std::vector<const char*>, 1> kMigrations = {{
         "  ordinal INTEGER NOT NULL UNIQUE) WITHOUT ROWID",
         // What has been done once for all, by name.
         "CREATE TABLE milestones (name TEXT PRIMARY KEY) WITHOUT ROWID",
+    },
+    {
+        // The highest version of each name that was deleted: no version's
+        // number is used twice.
+        "CREATE TABLE deleted_models ("
+        "  name TEXT PRIMARY KEY,"
+        "  version INTEGER NOT NULL) WITHOUT ROWID",
     },
 }};
 

@@ -112,21 +112,29 @@ inline std::vector<std::string> MethodsOf(const std::string& service) {
 inline const std::map<std::string, Role> kRoles = {
     {"finetune.v1.DatasetService", Role::kAdmin},
     {"finetune.v1.InferenceService", Role::kClassify},
+    {"finetune.v1.ModelService", Role::kAdmin},
     {"finetune.v1.TrainingService", Role::kAdmin},
     {"grpc.health.v1.Health", Role::kNone},  // Probes carry no token.
     {"grpc.reflection.v1alpha.ServerReflection", Role::kNone},  // Public.
     {"inference.GRPCInferenceService", Role::kClassify},
 };
 
-// The methods that ask for another one than their service.
+// Which role a method asks for, where it is not its service's.
 inline const std::map<std::string, Role> kMethodRoles = {
+    {"/finetune.v1.ModelService/GetModel", Role::kClassify},
+    {"/finetune.v1.ModelService/ListModels", Role::kClassify},
     {"/inference.GRPCInferenceService/ServerLive", Role::kNone},  // Probes.
     {"/inference.GRPCInferenceService/ServerReady", Role::kNone},
     {"/inference.GRPCInferenceService/ServerMetadata", Role::kNone},
 };
 
-// Calls every method of every service of the server that asks for `least` or
-// more, and expects `code`. Fails where a service is not in kRoles: whoever
+inline Role RoleOf(const std::string& service, const std::string& method) {
+  const auto it = kMethodRoles.find(method);
+  return it == kMethodRoles.end() ? kRoles.at(service) : it->second;
+}
+
+// Calls every method of the server that asks for `least` or more, and expects
+// `code`. Fails where a service is not in kRoles: whoever
 // adds one decides there who may call it. A method without a handler may also
 // be UNIMPLEMENTED: it does no harm.
 inline void ExpectOfEveryMethod(const std::shared_ptr<grpc::Channel>& channel,
@@ -135,10 +143,7 @@ inline void ExpectOfEveryMethod(const std::shared_ptr<grpc::Channel>& channel,
   for (const std::string& service : ServicesOf(channel)) {
     ASSERT_TRUE(kRoles.contains(service)) << "who may call " << service << "?";
     for (const std::string& method : MethodsOf(service)) {
-      const auto other = kMethodRoles.find(method);
-      const Role role =
-          other != kMethodRoles.end() ? other->second : kRoles.at(service);
-      if (role < least) continue;
+      if (RoleOf(service, method) < least) continue;
       EXPECT_THAT(CallAny(channel, method, token).code(),
                   ::testing::AnyOf(code, absl::StatusCode::kUnimplemented))
           << method;

@@ -1,0 +1,165 @@
+#include "client/download.h"
+
+#include <filesystem>
+#include <memory>
+#include <sstream>
+#include <string>
+
+#include "common/file.h"
+#include "common/grpc_status.h"
+#include "common/rpc_status.h"
+#include "common/sha256.h"
+#include "common/testing/temp_dir.h"
+#include "finetune/v1/model_service.grpc.pb.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace finetune {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using testing::TempDir;
+
+// Version 3 of pets is promoted. Its file is `first` and `second`.
+class FakeModels final : public v1::ModelService::Service {
+ public:
+  grpc::Status GetModel(grpc::ServerContext*,
+                        const v1::GetModelRequest* request,
+                        v1::GetModelResponse* response) override {
+    v1::ModelRef& ref = *response->mutable_model()->mutable_ref();
+    ref = request->model();
+    if (ref.name() != "pets") {
+      return ToGrpcStatus(NoSuchResourceError("model", ref.name()));
+    }
+    if (ref.version() == 0) ref.set_version(3);
+    return grpc::Status::OK;
+  }
+  grpc::Status DownloadModel(
+      grpc::ServerContext*, const v1::DownloadModelRequest* request,
+      grpc::ServerWriter<v1::DownloadModelResponse>* writer) override {
+    asked = *request;
+    v1::DownloadModelResponse response;
+    response.set_total_bytes(
+        static_cast<int64_t>(first.size() + second.size()));
+    response.set_chunk(first);
+    writer->Write(response);
+    if (!end.ok()) return ToGrpcStatus(end);
+    response.Clear();
+    response.set_chunk(sent_second.empty() ? second : sent_second);
+    writer->Write(response);
+    response.set_sha256(Sha256Hex(first + second));
+    if (!forget_digest) writer->Write(response);
+    return grpc::Status::OK;
+  }
+
+  v1::DownloadModelRequest asked;
+  std::string first = "abc", second = "def", sent_second;
+  bool forget_digest = false;
+  absl::Status end;
+};
+
+class DownloadTest : public ::testing::Test {
+ protected:
+  DownloadTest() {
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&models_);
+    server_ = builder.BuildAndStart();
+    connection_.channel = server_->InProcessChannel({});
+    model_.set_name("pets");
+    options_.file = dir_.path() / "model";
+  }
+
+  ExitCode Download() {
+    return DownloadModel(connection_, model_, options_, out_, err_);
+  }
+  // Of FILE; "" where there is none.
+  std::string Content() const {
+    return ReadFile(dir_.path() / "model", 1000).value_or("");
+  }
+  bool HasPart() const { return fs::exists(dir_.path() / "model.part"); }
+
+  const TempDir dir_;
+  FakeModels models_;
+  std::unique_ptr<grpc::Server> server_;
+  Connection connection_;
+  v1::ModelRef model_;
+  DownloadOptions options_;
+  std::ostringstream out_, err_;
+};
+
+TEST_F(DownloadTest, FileHasTheBytesAndOutputItsDigest) {
+  EXPECT_EQ(Download(), kDone);
+  EXPECT_EQ(Content(), "abcdef");
+  EXPECT_FALSE(HasPart());
+  EXPECT_EQ(models_.asked.model().version(), 3);
+  EXPECT_THAT(out_.str(), HasSubstr("pets@3 is in "));
+  EXPECT_THAT(out_.str(), HasSubstr("SHA-256 " + Sha256Hex("abcdef")));
+  EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(DownloadTest, JsonNamesTheFile) {
+  connection_.json = true;
+  EXPECT_EQ(Download(), kDone);
+  EXPECT_THAT(out_.str(), HasSubstr("{\"model\":\"pets@3\",\"file\":"));
+  EXPECT_THAT(out_.str(), HasSubstr("\"bytes\":6"));
+}
+
+TEST_F(DownloadTest, FileIsNamedByItsVersionAndFormat) {
+  const fs::path before = fs::current_path();
+  fs::current_path(dir_.path());
+  options_.file.clear();
+  EXPECT_EQ(Download(), kDone);
+  options_.format = v1::MODEL_FORMAT_ONNX;
+  EXPECT_EQ(Download(), kDone);
+  fs::current_path(before);
+  EXPECT_TRUE(fs::exists(dir_.path() / "pets-3.safetensors"));
+  EXPECT_TRUE(fs::exists(dir_.path() / "pets-3.onnx"));
+  EXPECT_EQ(models_.asked.format(), v1::MODEL_FORMAT_ONNX);
+}
+
+TEST_F(DownloadTest, FileThatIsThereIsKeptUnlessForced) {
+  dir_.Write("model", "mine");
+  EXPECT_EQ(Download(), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("--force"));
+  EXPECT_EQ(Content(), "mine");
+  options_.force = true;
+  EXPECT_EQ(Download(), kDone);
+  EXPECT_EQ(Content(), "abcdef");
+}
+
+TEST_F(DownloadTest, FailureOnTheWayLeavesNothing) {
+  models_.end = absl::ResourceExhaustedError("the disk is full");
+  EXPECT_EQ(Download(), kFailed);
+  EXPECT_EQ(err_.str(), "finetune: the disk is full\n");
+  EXPECT_EQ(Content(), "");
+  EXPECT_FALSE(HasPart());
+}
+
+TEST_F(DownloadTest, WhatIsDamagedOnTheWayIsNotKept) {
+  for (const char* second : {"dEf", "de", "defg"}) {
+    models_.sent_second = second;
+    EXPECT_EQ(Download(), kFailed);
+    EXPECT_EQ(Content(), "");
+    EXPECT_FALSE(HasPart());
+  }
+  models_.sent_second.clear();
+  models_.forget_digest = true;
+  EXPECT_EQ(Download(), kFailed);
+  EXPECT_EQ(Content(), "");
+}
+
+TEST_F(DownloadTest, PlaceThatCannotBeWrittenIsNamed) {
+  options_.file = dir_.path() / "none/model";
+  EXPECT_EQ(Download(), kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("none/model.part"));
+}
+
+TEST_F(DownloadTest, UnknownModelIsExitCodeOne) {
+  model_.set_name("birds");
+  EXPECT_EQ(Download(), kFailed);
+  EXPECT_EQ(err_.str(), "finetune: no model \"birds\"\n");
+}
+
+}  // namespace
+}  // namespace finetune
