@@ -74,9 +74,6 @@ class ModelCache {
 
   Stats stats() const ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Forgets a version.
-  void Drop(const v1::ModelRef& ref) ABSL_LOCKS_EXCLUDED(mu_);
-
  private:
   struct PendingLoad {
     v1::Model model;
