@@ -26,7 +26,9 @@ size_t BatchQueue::CountUntilAnswered(const Servable* model,
 void BatchQueue::Add(const std::shared_ptr<PendingClassify>& request) {
   Lane& lane = lanes_[request->work.servable.get()];
   const size_t images = request->work.images.size();
-  for (size_t i = 0; i < images; ++i) lane.encoded.push_back({request, i});
+  for (size_t i = 0; i < images; ++i) {
+    lane.encoded.push_back({.request = request, .index = i});
+  }
   waiting_ += images;
 }
 

@@ -368,9 +368,13 @@ TEST_F(BatcherTest, ShutdownFinishesWhatWaitsAndRefusesWhatComes) {
 }
 
 TEST_F(BatcherTest, ShutdownGivesUpWhatStillWaitsInTheEnd) {
-  Batcher batcher(options_, ReadNumber);
   Gate gate;
-  const Model model = GatedModel(gate);
+  Batcher batcher(options_,
+                  [&](absl::string_view image, absl::Span<float> input) {
+                    gate.Pass();
+                    return ReadNumber(image, input);
+                  });
+  const Model model = EchoModel();
   Call first(batcher, {model, {"0"}});
   gate.AwaitEntered();
   absl::Status given_up;
