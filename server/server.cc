@@ -427,12 +427,12 @@ void Server::Rooms::Drain() {
     models.Shutdown();
     batcher.Shutdown(absl::Now() + drain_timeout);
   });
-  // Those who watch health would stay on.
-  if (calls.AwaitIdle(drain_timeout)) {
-    grpc_server_cancel_all_calls(grpc_server->c_server());
-  } else {
+  if (!calls.AwaitIdle(drain_timeout)) {
     spdlog::warn("{} calls were cut off after --drain_timeout",
                  calls.in_flight());
+  } else if (calls.in_background() > 0) {
+    // Those who watch health would stay on.
+    grpc_server_cancel_all_calls(grpc_server->c_server());
   }
 }
 

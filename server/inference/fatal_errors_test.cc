@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "common/testing/status_matchers.h"
 #include "gmock/gmock.h"
@@ -14,12 +15,12 @@ namespace {
 // A model that throws `what`, run once. Returns what was reported.
 std::string Reported(const char* what) {
   std::string reported = "nothing";
-  const ClassifyFn classify = ReportingFatalErrors(
-      [what](absl::Span<const absl::string_view>) -> BatchResult {
+  const ForwardFn forward = ReportingFatalErrors(
+      [what](const auto&...) -> std::vector<Probabilities> {
         throw std::runtime_error(what);
       },
       [&](const std::string& message) { reported = message; });
-  EXPECT_THROW(classify({}), std::runtime_error);
+  EXPECT_THROW(forward({}, 1), std::runtime_error);
   return reported;
 }
 
@@ -35,14 +36,13 @@ TEST(ReportingFatalErrorsTest, OtherErrorsAreOnlyThrownOn) {
 }
 
 TEST(ReportingFatalErrorsTest, ResultsAreHandedThrough) {
-  const ClassifyFn classify = ReportingFatalErrors(
-      [](absl::Span<const absl::string_view> images) {
-        BatchResult result;
-        result.images.assign(images.size(), Probabilities{1.0f});
-        return result;
+  const ForwardFn forward = ReportingFatalErrors(
+      [](const auto& inputs, int) {
+        return std::vector<Probabilities>(inputs.size(), Probabilities{1.0f});
       },
       [](const std::string&) { ADD_FAILURE(); });
-  EXPECT_EQ(classify({"a", "b"}).images.size(), 2u);
+  const float input = 0;
+  EXPECT_EQ(forward({&input, &input}, 1).size(), 2u);
 }
 
 }  // namespace

@@ -117,16 +117,10 @@ class CallLog::Call final : public grpc::experimental::Interceptor {
     absl::string_view path = info.method() == nullptr ? "" : info.method();
     absl::ConsumePrefix(&path, "/");
     record_.method = std::string(log.methods_.contains(path) ? path : kOther);
-    if (record_.IsBackground()) return;
-    const MutexLock lock(log_.mu_);
-    ++log_.in_flight_;
+    Count(+1);
   }
 
-  ~Call() override {
-    if (record_.IsBackground()) return;
-    const MutexLock lock(log_.mu_);
-    --log_.in_flight_;
-  }
+  ~Call() override { Count(-1); }
 
   void Intercept(InterceptorBatchMethods* batch) override {
     using Hook = InterceptionHookPoints;
@@ -143,6 +137,12 @@ class CallLog::Call final : public grpc::experimental::Interceptor {
   }
 
  private:
+  void Count(int difference) {
+    const MutexLock lock(log_.mu_);
+    (record_.IsBackground() ? log_.in_background_ : log_.in_flight_) +=
+        difference;
+  }
+
   void TakeId(InterceptorBatchMethods& batch) {
     const auto* const metadata = batch.GetRecvInitialMetadata();
     const auto given = metadata->find(kRequestIdHeader);
@@ -220,6 +220,11 @@ void CallLog::Attach(grpc::ServerBuilder& builder) {
 int CallLog::in_flight() const {
   const MutexLock lock(mu_);
   return in_flight_;
+}
+
+int CallLog::in_background() const {
+  const MutexLock lock(mu_);
+  return in_background_;
 }
 
 bool CallLog::AwaitIdle(absl::Duration timeout) const {

@@ -72,8 +72,11 @@ class CallLog {
   // Calls under way, but for those in the background.
   int in_flight() const ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Waits until there are none, at most for `timeout`. Returns whether there
-  // are none. Their answers are then with the transport.
+  // The others: those who watch health, say.
+  int in_background() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Waits until none is in flight, at most for `timeout`. Returns whether none
+  // is. Their answers are then with the transport.
   bool AwaitIdle(absl::Duration timeout) const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
@@ -85,6 +88,7 @@ class CallLog {
   const EndFn on_end_;
   mutable Mutex mu_;
   int in_flight_ ABSL_GUARDED_BY(mu_) = 0;
+  int in_background_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace finetune

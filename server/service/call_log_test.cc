@@ -178,6 +178,7 @@ TEST_F(CallLogTest, HealthWatchDoesNotCountAsInFlight) {
   call->Read(&first, nullptr);
   ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
   EXPECT_EQ(log_.in_flight(), 0);
+  EXPECT_EQ(log_.in_background(), 1);
   EXPECT_TRUE(log_.AwaitIdle(absl::ZeroDuration()));
   context.TryCancel();
   grpc::Status status;

@@ -20,7 +20,7 @@
 #include "server/model/registry.h"
 #include "server/state/database.h"
 
-namespace finetune::testing {}
+namespace finetune::testing {
 
 struct FakeInference {
   explicit FakeInference(Batcher::Options options = {})
