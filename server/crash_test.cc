@@ -29,6 +29,7 @@
 #include "gtest/gtest.h"
 #include "server/testing/pictures.h"
 #include "server/testing/server_process.h"
+#include "server/testing/setting.h"
 
 namespace finetune {
 namespace {
@@ -38,12 +39,8 @@ using ::testing::Contains;
 using testing::Image;
 using testing::IsOk;
 using testing::ServerProcess;
+using testing::Setting;
 using testing::TempDir;
-
-int Setting(const char* name, int fallback) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? fallback : std::atoi(text);
-}
 
 class CrashTest : public ::testing::Test {
  protected:

@@ -10,7 +10,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/grpc_status.h"
@@ -31,18 +30,6 @@ using testing::TempDir;
 
 constexpr int kChannels = 20, kWatchersPerChannel = 50;
 constexpr int kSeconds = 5;  // Of each measurement.
-
-// Resident memory of a process in MB.
-double MemoryOf(pid_t pid) {
-  std::ifstream status(absl::StrCat("/proc/", pid, "/status"));
-  std::string line;
-  while (std::getline(status, line)) {
-    if (absl::StartsWith(line, "VmRSS:")) {
-      return std::stod(line.substr(6)) / 1024;
-    }
-  }
-  return 0;
-}
 
 // Processor seconds that a process has used, without its children.
 double CpuSecondsOf(pid_t pid) {
@@ -144,11 +131,11 @@ TEST_F(WatchersTest, AThousandOfThemHalfStalledCostLittle) {
     context.TryCancel();
     reader->Finish();
   }
-  const double alone = ShareOfACore(), memory = MemoryOf(server_->pid());
+  const double alone = ShareOfACore(), memory = server_->ResidentMegabytes();
   for (int i = 0; i < kChannels; ++i) OpenStreams(job_id);
   ASSERT_EQ(streams_.size(), 1000u);
   const double watched = ShareOfACore();
-  const double grown = MemoryOf(server_->pid()) - memory;
+  const double grown = server_->ResidentMegabytes() - memory;
   std::cout << "the server's share of a core: " << alone << " alone, "
             << watched << " with 1000 watchers; memory +" << grown << " MB\n";
   EXPECT_LT(grown, 200);

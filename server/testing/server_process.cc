@@ -74,6 +74,17 @@ std::shared_ptr<grpc::Channel> ServerProcess::Connect() const {
 
 ServerProcess::~ServerProcess() { Kill(); }
 
+double ServerProcess::ResidentMegabytes() const {
+  std::ifstream status(absl::StrCat("/proc/", pid_, "/status"));
+  std::string line;
+  while (std::getline(status, line)) {
+    if (absl::StartsWith(line, "VmRSS:")) {
+      return std::stod(line.substr(6)) / 1024;
+    }
+  }
+  return 0;
+}
+
 void ServerProcess::Kill() {
   if (pid_ == 0) return;
   kill(pid_, SIGKILL);

@@ -33,7 +33,13 @@ class ServerProcess {
   // A channel with a connection of its own.
   std::shared_ptr<grpc::Channel> Connect() const;
 
+  // HOST:PORT; empty if it ended without listening.
+  const std::string& address() const { return address_; }
+
   pid_t pid() const { return pid_; }
+
+  // What it holds in memory; 0 if it has ended.
+  double ResidentMegabytes() const;
 
   // SIGKILL, and waits for the end, that of its trainer included.
   void Kill();

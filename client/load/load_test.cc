@@ -1,0 +1,173 @@
+#include "client/load/load.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "client/load/requests.h"
+#include "client/load/server_times.h"
+#include "common/grpc_status.h"
+#include "finetune/v1/inference_service.grpc.pb.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace finetune {
+namespace {
+
+using ::testing::Each;
+using ::testing::Ge;
+using ::testing::Lt;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
+
+// Answers "photo", refuses "much", and never answers "silence".
+class Server : public v1::InferenceService::CallbackService {
+ public:
+  Server() {
+    grpc::ServerBuilder builder;
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+    channel_ = server_->InProcessChannel(grpc::ChannelArguments());
+  }
+
+  grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,
+                                     const v1::ClassifyRequest* request,
+                                     v1::ClassifyResponse* response) override {
+    ++calls;
+    const std::string& image = request->images(0);
+    if (image == "silence") return new Silence;
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (image == "much") {
+      reactor->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "too much"});
+      return reactor;
+    }
+    response->mutable_timing()->mutable_queue()->set_nanos(2'000'000);
+    response->mutable_timing()->set_batch_size(3);
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+  LoadReport Load(const std::vector<std::string>& images, LoadOptions options) {
+    options.method = MethodOf(Protocol::kClassify);
+    for (const std::string& image : images) {
+      options.requests.push_back(
+          MakeRequest(Protocol::kClassify, image, v1::ModelRef(), 0));
+    }
+    return RunLoad(channel_, options);
+  }
+
+  std::atomic<int> calls = 0;
+
+ private:
+  struct Silence : grpc::ServerUnaryReactor {
+    void OnCancel() override { Finish(grpc::Status::CANCELLED); }
+    void OnDone() override { delete this; }
+  };
+
+  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST(LoadTest, ClosedLoopSendsInTurnAndCountsByCode) {
+  Server server;
+  ServerTimes times;
+  std::vector<size_t> sent;
+  const LoadReport report = server.Load(
+      {"photo", "much"}, {.concurrency = 1,
+                          .duration = absl::Milliseconds(200),
+                          .on_answer = [&](const LoadAnswer& answer) {
+                            sent.push_back(answer.request);
+                            if (answer.status.ok()) {
+                              times.Add(answer.bytes, answer.took);
+                            }
+                          }});
+  ASSERT_GE(report.answered.size(), 2u);
+  for (size_t i = 0; i < sent.size(); ++i) EXPECT_EQ(sent[i], i % 2);
+  const auto refused = static_cast<int64_t>(report.refused.size());
+  EXPECT_THAT(report.errors,
+              UnorderedElementsAre(
+                  Pair(absl::StatusCode::kResourceExhausted, refused)));
+  EXPECT_NEAR(static_cast<double>(report.answered.size()),
+              static_cast<double>(refused), 1);
+  EXPECT_NEAR(report.answered_per_second * report.seconds,
+              static_cast<double>(report.answered.size()), 1);
+  EXPECT_EQ(report.in_time_per_second, report.answered_per_second);
+  EXPECT_NEAR(report.seconds, 0.2, 1e-9);
+  EXPECT_TRUE(std::is_sorted(report.answered.begin(), report.answered.end()));
+  EXPECT_DOUBLE_EQ(times.MeanQueue(), 2);
+  EXPECT_DOUBLE_EQ(times.MeanBatchSize(), 3);
+  EXPECT_LT(times.MedianOverhead(), Percentile(report.answered, 1) - 2 + 1e-6);
+}
+
+TEST(LoadTest, WarmUpDoesNotCount) {
+  Server server;
+  const LoadReport report =
+      server.Load({"photo"}, {.concurrency = 4,
+                              .warmup = absl::Milliseconds(100),
+                              .duration = absl::Milliseconds(100)});
+  EXPECT_GT(report.answered.size(), 0u);
+  EXPECT_LT(static_cast<int>(report.answered.size()), server.calls);
+  EXPECT_NEAR(report.seconds, 0.1, 1e-9);
+}
+
+TEST(LoadTest, OpenLoopSendsAtItsRateToAServerThatDoesNotAnswer) {
+  for (const bool poisson : {false, true}) {
+    Server server;
+    const LoadReport report =
+        server.Load({"silence"}, {.rate = 500,
+                                  .poisson = poisson,
+                                  .warmup = absl::Milliseconds(100),
+                                  .duration = absl::Milliseconds(300),
+                                  .deadline = absl::Milliseconds(50)});
+    // 200 calls, of which some are too late for the deadline's end.
+    EXPECT_THAT(report.errors,
+                UnorderedElementsAre(
+                    Pair(absl::StatusCode::kDeadlineExceeded, Ge(50))));
+    EXPECT_EQ(report.answered.size(), 0u);
+    EXPECT_THAT(server.calls, Lt(400));
+  }
+}
+
+TEST(LoadTest, TimesRunFromWhenACallWasDue) {
+  Server server;
+  bool held_up = false;
+  const LoadReport report =
+      server.Load({"photo"}, {.rate = 1000,
+                              .poisson = false,
+                              .duration = absl::Milliseconds(300),
+                              .on_answer = [&held_up](const LoadAnswer&) {
+                                if (std::exchange(held_up, true)) return;
+                                const absl::Time end =
+                                    absl::Now() + absl::Milliseconds(100);
+                                while (absl::Now() < end) {
+                                }
+                              }});
+  // What was due in the meantime was sent late, and has waited.
+  EXPECT_GE(Percentile(report.answered, 1), 90);
+}
+
+TEST(LoadTest, StopEndsIt) {
+  Server server;
+  std::stop_source stop;
+  const LoadReport report = server.Load(
+      {"photo"},
+      {.duration = absl::Hours(1),
+       .stop = stop.get_token(),
+       .on_answer = [&stop](const LoadAnswer&) { stop.request_stop(); }});
+  EXPECT_EQ(server.calls, 1);
+  EXPECT_LT(report.seconds, 60);
+}
+
+TEST(PercentileTest, IsOneOfTheValues) {
+  EXPECT_EQ(Percentile({}, 0.5), 0);
+  EXPECT_EQ(Percentile({1, 2, 3, 4}, 0), 1);
+  EXPECT_EQ(Percentile({1, 2, 3, 4}, 0.5), 2);
+  EXPECT_EQ(Percentile({1, 2, 3, 4}, 0.99), 4);
+  EXPECT_EQ(Percentile({1, 2, 3, 4}, 1), 4);
+}
+
+}  // namespace
+}  // namespace finetune
