@@ -60,7 +60,7 @@ CAGES = {
     "prometheus-cpp": (["prometheus/"], ["server/metrics/"]),
     "gRPC": (
         ["grpcpp/", "grpc/"],
-        ["server/service/", "server/server.", "server/main.", "client/",
+        ["server/service/", "server/server.", "server/rooms.", "server/main.", "client/",
          "server/testing/server_process", "common/grpc_status"]),
 }
 # Nor may LibTorch come here through another header. Tests are no exception.

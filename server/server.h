@@ -13,6 +13,8 @@
 
 namespace finetune {
 
+struct ServerRooms;
+
 class Server {
  public:
   // Listens when this returns OK. Errors are for an operator: one clear line.
@@ -45,10 +47,9 @@ class Server {
   void Shutdown();
 
  private:
-  struct Rooms;
-  explicit Server(std::unique_ptr<Rooms> rooms);
+  explicit Server(std::unique_ptr<ServerRooms> rooms);
 
-  std::unique_ptr<Rooms> rooms_;
+  std::unique_ptr<ServerRooms> rooms_;
   bool drained_ = false;
 };
 

@@ -109,7 +109,7 @@ TEST_F(CallLogTest, ClassifyIsReportedWithItsModelSizesAndTimes) {
   EXPECT_EQ(record.classify->model, "insects@1");
   EXPECT_EQ(record.classify->images, 2);
   EXPECT_EQ(record.classify->request_bytes, 8);
-  EXPECT_EQ(record.classify->batch_size, 2);
+  EXPECT_EQ(record.classify->batch_size, 1);  // "noise" is no image.
   EXPECT_GT(record.classify->queue, absl::ZeroDuration());
 }
 
