@@ -95,8 +95,7 @@ void Upload::Cancel(absl::Status why) {
 }
 
 void Upload::Run() {
-  const absl::StatusOr<fs::path> quarantine =
-      MakeQuarantine(options_.incoming);
+  const absl::StatusOr<fs::path> quarantine = MakeQuarantine(options_.incoming);
   if (!quarantine.ok()) return callbacks_.on_end(quarantine.status());
   absl::StatusOr<v1::Dataset> dataset = Receive(*quarantine);
   std::error_code ignored;  // What stays is removed at the next start.

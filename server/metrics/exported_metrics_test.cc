@@ -1,10 +1,9 @@
-#include "server/metrics/metrics.h"
-
 #include <string>
 
 #include "common/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/metrics/metrics.h"
 #include "server/testing/http_get.h"
 
 namespace finetune {
