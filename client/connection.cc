@@ -163,4 +163,17 @@ void PrintJson(const google::protobuf::Message& message, std::ostream& out) {
   out << (printed.ok() ? json : "{}") << std::endl;
 }
 
+ExitCode PrintDone(const Connection& connection, const absl::Status& status,
+                   const google::protobuf::Message& response,
+                   absl::string_view text, std::ostream& out,
+                   std::ostream& err) {
+  if (!status.ok()) return PrintError(connection, status, err);
+  if (connection.json) {
+    PrintJson(response, out);
+  } else {
+    out << text << "\n";
+  }
+  return kDone;
+}
+
 }  // namespace finetune

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/grpc_status.h"
 #include "google/protobuf/message.h"
@@ -87,6 +88,13 @@ ExitCode PrintError(const Connection& connection, const absl::Status& status,
 
 // protobuf's JSON mapping on one line, fields named as in the .proto.
 void PrintJson(const google::protobuf::Message& message, std::ostream& out);
+
+// How a command ends that only says what it has done: `text` or, as JSON,
+// `response`; or as PrintError, where `status` is one.
+ExitCode PrintDone(const Connection& connection, const absl::Status& status,
+                   const google::protobuf::Message& response,
+                   absl::string_view text, std::ostream& out,
+                   std::ostream& err);
 
 }  // namespace finetune
 

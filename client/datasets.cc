@@ -1,5 +1,6 @@
 #include "client/datasets.h"
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/job_text.h"
 #include "client/transfer_printer.h"
@@ -49,13 +50,8 @@ ExitCode DeleteDataset(const Connection& connection, const std::string& id,
   const absl::Status status =
       Call(connection, *stub, &v1::DatasetService::Stub::DeleteDataset, request,
            response);
-  if (!status.ok()) return PrintError(connection, status, err);
-  if (connection.json) {
-    PrintJson(response, out);
-  } else {
-    out << "deleted " << id << "\n";
-  }
-  return kDone;
+  return PrintDone(connection, status, response, absl::StrCat("deleted ", id),
+                   out, err);
 }
 
 }  // namespace finetune

@@ -1,7 +1,6 @@
 #include "client/image_list.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <system_error>
 
 #include "absl/strings/ascii.h"
@@ -10,13 +9,6 @@ namespace finetune {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool IsImageName(const fs::path& path) {
-  const std::string extension =
-      absl::AsciiStrToLower(path.extension().native());
-  return extension == ".jpg" || extension == ".jpeg" || extension == ".png" ||
-         extension == ".bmp" || extension == ".webp";
-}
 
 void AddFolder(const fs::path& folder, ImageList& list) {
   std::error_code error;
@@ -40,6 +32,13 @@ void AddFolder(const fs::path& folder, ImageList& list) {
 }
 
 }  // namespace
+
+bool IsImageName(const fs::path& path) {
+  const std::string extension =
+      absl::AsciiStrToLower(path.extension().native());
+  return extension == ".jpg" || extension == ".jpeg" || extension == ".png" ||
+         extension == ".bmp" || extension == ".webp";
+}
 
 ImageList ListImages(const std::vector<std::string>& paths) {
   ImageList list;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/job_text.h"
 #include "finetune/v1/model_service.grpc.pb.h"
@@ -67,13 +68,10 @@ ExitCode PromoteModel(const Connection& connection, const v1::ModelRef& model,
   const absl::Status status =
       Call(connection, *stub, &v1::ModelService::Stub::PromoteModel, request,
            response);
-  if (!status.ok()) return PrintError(connection, status, err);
-  if (connection.json) {
-    PrintJson(response, out);
-  } else {
-    out << ModelName(response.model().ref()) << " is promoted\n";
-  }
-  return kDone;
+  return PrintDone(
+      connection, status, response,
+      absl::StrCat(ModelName(response.model().ref()), " is promoted"), out,
+      err);
 }
 
 ExitCode DeleteModel(const Connection& connection, const v1::ModelRef& model,
@@ -85,13 +83,8 @@ ExitCode DeleteModel(const Connection& connection, const v1::ModelRef& model,
   const absl::Status status =
       Call(connection, *stub, &v1::ModelService::Stub::DeleteModel, request,
            response);
-  if (!status.ok()) return PrintError(connection, status, err);
-  if (connection.json) {
-    PrintJson(response, out);
-  } else {
-    out << "deleted " << ModelName(model) << "\n";
-  }
-  return kDone;
+  return PrintDone(connection, status, response,
+                   absl::StrCat("deleted ", ModelName(model)), out, err);
 }
 
 }  // namespace finetune

@@ -21,17 +21,6 @@ absl::Status ErrnoError(int error, absl::string_view verb,
   return absl::ErrnoToStatus(error, absl::StrCat(verb, " ", path.native()));
 }
 
-absl::Status WriteAll(int fd, absl::string_view content,
-                      const std::filesystem::path& path) {
-  while (!content.empty()) {
-    const ssize_t n = write(fd, content.data(), content.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return ErrnoError(errno, "write", path);
-    content.remove_prefix(static_cast<size_t>(n));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status WriteAndSync(const std::filesystem::path& path,
                           absl::string_view content) {
   const int fd =
@@ -54,6 +43,17 @@ absl::Status SyncFolder(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+absl::Status WriteAll(int fd, absl::string_view content,
+                      const std::filesystem::path& path) {
+  while (!content.empty()) {
+    const ssize_t n = write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoError(errno, "write", path);
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path,
                                      uint64_t max_bytes) {

@@ -22,6 +22,10 @@ namespace finetune {
 absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path,
                                      uint64_t max_bytes);
 
+// Writes all of `content` to `fd`, a file that errors call `path`.
+absl::Status WriteAll(int fd, absl::string_view content,
+                      const std::filesystem::path& path);
+
 // Writes `path`.tmp, syncs it, renames it to `path` and syncs the folder.
 // On error the temporary is removed and `path` is as it was.
 absl::Status WriteFileAtomically(const std::filesystem::path& path,

@@ -67,19 +67,14 @@ peer_pids=()
 declare -A address_of
 
 start_peers() {
-  local peer tries
+  local peer address
   for peer in "${peers[@]}"; do
     "$python" "$bench/peer_server.py" "$peer" "$(model_of "$peer")" \
       --threads "$threads" >"$work/$peer.out" 2>"$work/$peer.log" &
     peer_pids+=("$!")
-    for ((tries = 0; tries < 600; tries++)); do
-      address_of[$peer]=$(sed -n 's/^listening on //p' "$work/$peer.out")
-      [[ -n ${address_of[$peer]} ]] && continue 2
-      kill -0 "${peer_pids[-1]}" 2>/dev/null || break
-      sleep 0.1
-    done
-    cat "$work/$peer.log" >&2
-    die "the peer over $peer did not start"
+    await_address "${peer_pids[-1]}" "$work/$peer.out" ||
+      { cat "$work/$peer.log" >&2; die "the peer over $peer did not start"; }
+    address_of[$peer]=$address
   done
 }
 
@@ -161,15 +156,7 @@ measure_job() {
 
 [[ ${BENCHMARK_BUILT:-} == 1 ]] || "$root/scripts/setup.sh"
 python=${BENCHMARK_PYTHON:-}
-if [[ -z $python ]]; then
-  env=$root/.deps/benchmark-env
-  if [[ ! -f $env/complete ]]; then
-    python3 -m venv --clear "$env"
-    "$env/bin/pip" install --quiet "${packages[@]}"
-    touch "$env/complete"
-  fi
-  python=$env/bin/python
-fi
+[[ -n $python ]] || make_python_env "$root/.deps/benchmark-env" "${packages[@]}"
 
 work=$(mktemp -d)
 trap 'stop_peers; stop_server; rm -rf "$work"' EXIT

@@ -84,23 +84,44 @@ photos_of() {
     sort | awk -v n="$2" 'NR <= n'
 }
 
+# make_python_env DIR PACKAGE...: a Python environment with these packages, made
+# anew where they have changed; sets `python` to its Python.
+make_python_env() {
+  local env=$1
+  shift
+  if [[ $(cat "$env/complete" 2>/dev/null) != "$*" ]]; then
+    python3 -m venv --clear "$env"
+    "$env/bin/pip" install --quiet "$@"
+    echo "$*" >"$env/complete"
+  fi
+  # shellcheck disable=SC2034
+  python=$env/bin/python
+}
+
+# await_address PID OUT: waits until process PID has written to OUT where it
+# listens, and sets `address`. Fails if it ends, or takes a minute.
+await_address() {
+  local tries
+  for ((tries = 0; tries < 600; tries++)); do
+    address=$(sed -n 's/^listening on //p' "$2")
+    [[ -n $address ]] && return
+    kill -0 "$1" 2>/dev/null || return 1
+    sleep 0.1
+  done
+  return 1
+}
+
 # start_server STATE_DIR DATA_ROOT [FLAG...]: runs finetuned on a free port and
 # sets `server_pid` and FINETUNE_SERVER, which the client reads.
 start_server() {
-  local state_dir=$1 data_root=$2 out=$1/server.out log=$1/server.log tries
+  local state_dir=$1 data_root=$2 out=$1/server.out log=$1/server.log address
   shift 2
   : >"$out"
   "$bin/finetuned" --address 127.0.0.1:0 --state_dir "$state_dir" \
     --data_root "$data_root" "$@" >"$out" 2>"$log" &
   server_pid=$!
-  for ((tries = 0; tries < 600; tries++)); do
-    FINETUNE_SERVER=$(sed -n 's/^listening on //p' "$out")
-    [[ -n $FINETUNE_SERVER ]] && { export FINETUNE_SERVER; return; }
-    kill -0 "$server_pid" 2>/dev/null || break
-    sleep 0.1
-  done
-  cat "$log" >&2
-  die "the server did not start"
+  await_address "$server_pid" "$out" || { cat "$log" >&2; die "the server did not start"; }
+  export FINETUNE_SERVER=$address
 }
 
 # stop_server: asks it to end, and insists after 15 s.

@@ -15,17 +15,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 "$root/scripts/setup.sh"
 
 python=${PARITY_PYTHON:-}
-if [[ -z $python ]]; then
-  env=$root/.deps/parity-env
-  packages=(torch==2.14.1 torchvision==0.29.1 safetensors
-    onnxruntime==1.32.0)
-  if [[ $(cat "$env/complete" 2>/dev/null) != "${packages[*]}" ]]; then
-    python3 -m venv --clear "$env"
-    "$env/bin/pip" install --quiet "${packages[@]}"
-    echo "${packages[*]}" >"$env/complete"
-  fi
-  python=$env/bin/python
-fi
+[[ -n $python ]] || make_python_env "$root/.deps/parity-env" \
+  torch==2.14.1 torchvision==0.29.1 safetensors onnxruntime==1.32.0
 
 choose_weights
 choose_dataset

@@ -38,6 +38,14 @@ class DrainTest : public ::testing::Test {
 
   std::string Log() { return *ReadFile(log_, 1 << 20); }
 
+  // The first message of an upload, which then goes on until it is ended.
+  static v1::UploadDatasetRequest UploadHeader() {
+    v1::UploadDatasetRequest first;
+    first.mutable_header()->set_name("pets");
+    first.mutable_header()->set_sha256(std::string(64, '0'));
+    return first;
+  }
+
   const TempDir dir_;
   const std::string log_ = dir_.path() / "server.log";
   std::unique_ptr<ServerProcess> server_;
@@ -67,10 +75,7 @@ TEST_F(DrainTest, StreamThatDoesNotEndIsCutOffAtTheTimeout) {
   grpc::ClientContext context;
   v1::UploadDatasetResponse response;
   const auto upload = stub->UploadDataset(&context, &response);
-  v1::UploadDatasetRequest first;
-  first.mutable_header()->set_name("pets");
-  first.mutable_header()->set_sha256(std::string(64, '0'));
-  ASSERT_TRUE(upload->Write(first));
+  ASSERT_TRUE(upload->Write(UploadHeader()));
   // Answered on the same connection: the upload has arrived, too.
   v1::ListDatasetsResponse listed;
   grpc::ClientContext list;
@@ -86,10 +91,7 @@ TEST_F(DrainTest, SecondSignalEndsItAtOnce) {
   grpc::ClientContext context;
   v1::UploadDatasetResponse response;
   const auto upload = stub->UploadDataset(&context, &response);
-  v1::UploadDatasetRequest first;
-  first.mutable_header()->set_name("pets");
-  first.mutable_header()->set_sha256(std::string(64, '0'));
-  ASSERT_TRUE(upload->Write(first));
+  ASSERT_TRUE(upload->Write(UploadHeader()));
   kill(server_->pid(), SIGTERM);
   // Two that wait together are one; the first is under way when the server
   // says goodbye to the connection.

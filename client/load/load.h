@@ -58,7 +58,6 @@ struct LoadReport {
   double seconds = 0;
   std::vector<double> answered;                // OK.
   std::vector<double> refused;                 // RESOURCE_EXHAUSTED.
-  int64_t in_time = 0;                         // OK within the deadline.
   std::map<absl::StatusCode, int64_t> errors;  // Calls by code, OK left out.
   // Arrivals of an open loop that were dropped, since 20,000 calls were open.
   int64_t unsent = 0;

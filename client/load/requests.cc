@@ -4,13 +4,14 @@
 #include <system_error>
 
 #include "absl/algorithm/container.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "client/image_list.h"
 #include "common/file.h"
 #include "common/status_macros.h"
 #include "finetune/v1/inference_service.pb.h"
 #include "grpcpp/support/proto_buffer_reader.h"
 #include "grpcpp/support/slice.h"
+#include "inference/open_inference.pb.h"
 
 namespace finetune {
 namespace {
@@ -20,7 +21,7 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxPhotos = 256;
 constexpr uint64_t kMaxPhotoBytes = 16 << 20;
 
-// Protobuf's wire format, for messages whose .proto is not at hand.
+// Protobuf's wire format, for the peers' message, which has no .proto.
 void AppendVarint(uint64_t value, std::string& out) {
   for (; value >= 128; value >>= 7) {
     out.push_back(static_cast<char>(value | 128));
@@ -39,25 +40,23 @@ void AppendBytes(int field, absl::string_view content, std::string& out) {
   out.append(content.data(), content.size());
 }
 
-// inference.ModelInferRequest with one BYTES tensor of shape [1] in its raw
-// contents.
-std::string InferRequest(absl::string_view photo, const v1::ModelRef& model) {
-  std::string tensor;
-  AppendBytes(1, "image", tensor);
-  AppendBytes(2, "BYTES", tensor);
-  AppendBytes(3, "\1", tensor);
-  std::string raw;
+// One BYTES tensor of shape [1], in the raw contents.
+inference::ModelInferRequest InferRequest(absl::string_view photo,
+                                          const v1::ModelRef& model) {
+  inference::ModelInferRequest request;
+  request.set_model_name(model.name());
+  if (model.version() > 0) {
+    request.set_model_version(absl::StrCat(model.version()));
+  }
+  auto& tensor = *request.add_inputs();
+  tensor.set_name("image");
+  tensor.set_datatype("BYTES");
+  tensor.add_shape(1);
+  std::string& raw = *request.add_raw_input_contents();
   for (int shift = 0; shift < 32; shift += 8) {
     raw.push_back(static_cast<char>(photo.size() >> shift));
   }
   raw.append(photo.data(), photo.size());
-  std::string request;
-  AppendBytes(1, model.name(), request);
-  if (model.version() > 0) {
-    AppendBytes(2, absl::StrCat(model.version()), request);
-  }
-  AppendBytes(5, tensor, request);
-  AppendBytes(7, raw, request);
   return request;
 }
 
@@ -66,13 +65,6 @@ std::string PeerRequest(absl::string_view photo, int top_k) {
   AppendBytes(1, photo, request);
   AppendNumber(2, static_cast<uint64_t>(top_k), request);
   return request;
-}
-
-bool IsPhoto(const fs::path& path) {
-  const std::string extension =
-      absl::AsciiStrToLower(path.extension().native());
-  return extension == ".jpg" || extension == ".jpeg" || extension == ".png" ||
-         extension == ".webp" || extension == ".bmp";
 }
 
 }  // namespace
@@ -94,7 +86,7 @@ absl::StatusOr<std::vector<std::string>> ReadPhotos(const fs::path& folder) {
   std::error_code error;
   for (fs::recursive_directory_iterator next(folder, error), end;
        !error && next != end; next.increment(error)) {
-    if (IsPhoto(next->path())) paths.push_back(next->path());
+    if (IsImageName(next->path())) paths.push_back(next->path());
   }
   if (paths.empty()) {
     return absl::InvalidArgumentError(
@@ -119,9 +111,8 @@ grpc::ByteBuffer MakeRequest(Protocol protocol, absl::string_view photo,
     request.set_top_k(top_k);
     return ToBytes(request);
   }
-  const grpc::Slice slice(protocol == Protocol::kInfer
-                              ? InferRequest(photo, model)
-                              : PeerRequest(photo, top_k));
+  if (protocol == Protocol::kInfer) return ToBytes(InferRequest(photo, model));
+  const grpc::Slice slice(PeerRequest(photo, top_k));
   return grpc::ByteBuffer(&slice, 1);
 }
 

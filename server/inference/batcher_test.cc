@@ -31,6 +31,14 @@ absl::Status ReadNumber(absl::string_view image, absl::Span<float> input) {
   return absl::InvalidArgumentError("no number");
 }
 
+// ReadNumber, but the image `held` is held up at `gate`.
+PreprocessFn HoldingUp(absl::string_view held, Gate& gate) {
+  return [held, &gate](absl::string_view image, absl::Span<float> input) {
+    if (image == held) gate.Pass();
+    return ReadNumber(image, input);
+  };
+}
+
 std::vector<Probabilities> Echo(absl::Span<const float* const> inputs) {
   std::vector<Probabilities> outputs;
   for (const float* input : inputs) outputs.push_back({*input});
@@ -166,11 +174,7 @@ TEST_F(BatcherTest, ModelsDoNotShareABatch) {
 TEST_F(BatcherTest, ForwardPassesOfAllWorkersAndDecodingRunAtOnce) {
   options_.workers = 2;
   Gate forward, decode;
-  Batcher batcher(options_,
-                  [&](absl::string_view image, absl::Span<float> input) {
-                    if (image == "3") decode.Pass();
-                    return ReadNumber(image, input);
-                  });
+  Batcher batcher(options_, HoldingUp("3", decode));
   const Model model = GatedModel(forward);
   Call first(batcher, {model, {"1"}});
   forward.AwaitEntered(1);
@@ -188,11 +192,7 @@ TEST_F(BatcherTest, ForwardPassesOfAllWorkersAndDecodingRunAtOnce) {
 TEST_F(BatcherTest, ReadyImageWaitsForOneThatIsBeingDecoded) {
   options_.preprocess_threads = 2;
   Gate decode;
-  Batcher batcher(options_,
-                  [&](absl::string_view image, absl::Span<float> input) {
-                    if (image == "1") decode.Pass();
-                    return ReadNumber(image, input);
-                  });
+  Batcher batcher(options_, HoldingUp("1", decode));
   const Model model = EchoModel();
   Call slow(batcher, {model, {"1"}});
   decode.AwaitEntered();
@@ -206,11 +206,7 @@ TEST_F(BatcherTest, ReadyImageDoesNotWaitLongerThanTheDelay) {
   options_.preprocess_threads = 2;
   options_.max_delay = absl::Milliseconds(1);
   Gate decode;
-  Batcher batcher(options_,
-                  [&](absl::string_view image, absl::Span<float> input) {
-                    if (image == "1") decode.Pass();
-                    return ReadNumber(image, input);
-                  });
+  Batcher batcher(options_, HoldingUp("1", decode));
   const Model model = EchoModel();
   Call slow(batcher, {model, {"1"}});
   decode.AwaitEntered();

@@ -12,8 +12,10 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "common/proto_time.h"
 #include "finetune/v1/inference_service.pb.h"
 #include "google/protobuf/descriptor.h"
+#include "server/model/registry.h"
 
 namespace finetune {
 namespace {
@@ -52,17 +54,11 @@ ClassifyFacts FactsOf(const v1::ClassifyRequest& request) {
   return facts;
 }
 
-absl::Duration ToDuration(const google::protobuf::Duration& duration) {
-  return absl::Seconds(duration.seconds()) +
-         absl::Nanoseconds(duration.nanos());
-}
-
 void AddAnswer(const v1::ClassifyResponse& response, ClassifyFacts& facts) {
-  facts.model =
-      absl::StrCat(response.model().name(), "@", response.model().version());
-  facts.queue = ToDuration(response.timing().queue());
-  facts.preprocess = ToDuration(response.timing().preprocess());
-  facts.compute = ToDuration(response.timing().compute());
+  facts.model = ModelRefText(response.model());
+  facts.queue = FromProto(response.timing().queue());
+  facts.preprocess = FromProto(response.timing().preprocess());
+  facts.compute = FromProto(response.timing().compute());
   facts.batch_size = response.timing().batch_size();
 }
 

@@ -12,7 +12,6 @@
 namespace finetune {
 namespace {
 
-constexpr int kMaxTopK = 1000;
 constexpr size_t kMaxItemIdBytes = 255;
 
 absl::Status CheckTopK(int top_k) {

@@ -16,6 +16,8 @@
 
 namespace finetune {
 
+inline constexpr int kMaxTopK = 1000;  // Scores that a caller may ask for.
+
 struct ClassifyLimits {
   int max_images = 64;                  // In one request.
   uint64_t max_image_bytes = 16 << 20;  // Each, encoded.

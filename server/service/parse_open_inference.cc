@@ -21,7 +21,6 @@ static_assert(std::endian::native == std::endian::little,
               "raw contents are little-endian");
 
 constexpr char kClassification[] = "classification";
-constexpr int kMaxTopK = 1000;
 constexpr size_t kLengthBytes = sizeof(uint32_t);
 
 using Images = std::vector<absl::string_view>;
@@ -114,12 +113,8 @@ absl::StatusOr<Images> ParseImages(const inference::ModelInferRequest& request,
                        ? SplitTyped(input.contents(), count)
                        : SplitRaw(request.raw_input_contents(0), count));
   for (size_t i = 0; i < images.size(); ++i) {
-    const size_t bytes = images[i].size();
-    if (bytes < 1 || bytes > limits.max_image_bytes) {
-      return InvalidFieldError(
-          absl::StrCat(kImageTensor, "[", i, "]"),
-          absl::StrCat("1..", limits.max_image_bytes, " bytes, not ", bytes));
-    }
+    RETURN_IF_ERROR(
+        CheckImage(absl::StrCat(kImageTensor, "[", i, "]"), images[i], limits));
   }
   return images;
 }
