@@ -161,7 +161,7 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
       inference_service({.max_images = options.max_images,
                          .max_image_bytes = options.max_image_bytes,
                          .max_stream_items = options.max_stream_items},
-                        classifier, *authorizer),
+                        classifier, calls, *authorizer),
       model_service({}, Hooks(), state->models(), *authorizer),
       open_inference_service(
           {.max_images = options.max_images,
@@ -170,7 +170,7 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
                [this](const auto& ref) { return state->models().Resolve(ref); },
            .list_models = [this] { return state->models().All(); },
            .is_ready = [this] { return can_classify && !is_closing; }},
-          classifier, *authorizer) {}
+          classifier, calls, *authorizer) {}
 
 absl::StatusOr<Publication> ServerRooms::Prepare(
     const v1::FineTuneJob& job, const std::filesystem::path& model_dir) {

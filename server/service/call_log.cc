@@ -12,10 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
-#include "common/proto_time.h"
-#include "finetune/v1/inference_service.pb.h"
 #include "google/protobuf/descriptor.h"
-#include "server/model/registry.h"
 
 namespace finetune {
 namespace {
@@ -26,7 +23,6 @@ using grpc::experimental::ServerRpcInfo;
 
 constexpr size_t kMaxIdLength = 64;
 constexpr size_t kMaxErrorLength = 256;  // In a line of the log.
-constexpr char kClassify[] = "finetune.v1.InferenceService/Classify";
 // gRPC's own services.
 constexpr std::array<absl::string_view, 3> kBackground = {
     "grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch",
@@ -44,22 +40,6 @@ std::string DrawRequestId() {
   thread_local absl::BitGen random;
   return absl::StrCat(
       absl::Hex(absl::Uniform<uint64_t>(random), absl::kZeroPad16));
-}
-
-ClassifyFacts FactsOf(const v1::ClassifyRequest& request) {
-  ClassifyFacts facts{.images = request.images_size()};
-  for (const std::string& image : request.images()) {
-    facts.request_bytes += static_cast<int64_t>(image.size());
-  }
-  return facts;
-}
-
-void AddAnswer(const v1::ClassifyResponse& response, ClassifyFacts& facts) {
-  facts.model = ModelRefText(response.model());
-  facts.queue = FromProto(response.timing().queue());
-  facts.preprocess = FromProto(response.timing().preprocess());
-  facts.compute = FromProto(response.timing().compute());
-  facts.batch_size = response.timing().batch_size();
 }
 
 // With three digits: more would be noise.
@@ -113,10 +93,23 @@ class CallLog::Call final : public grpc::experimental::Interceptor {
     absl::string_view path = info.method() == nullptr ? "" : info.method();
     absl::ConsumePrefix(&path, "/");
     record_.method = std::string(log.methods_.contains(path) ? path : kOther);
-    Count(+1);
+    const MutexLock lock(log_.mu_);
+    ++Count();
+    log_.calls_[info_.server_context()] = this;
   }
 
-  ~Call() override { Count(-1); }
+  ~Call() override {
+    const MutexLock lock(log_.mu_);
+    --Count();
+    // Where the next call's context has been given the place of this one's,
+    // which may be gone already, the entry is that call's.
+    const auto entry = log_.calls_.find(info_.server_context());
+    if (entry != log_.calls_.end() && entry->second == this) {
+      log_.calls_.erase(entry);
+    }
+  }
+
+  void Note(ClassifyFacts facts) { record_.classify = std::move(facts); }
 
   void Intercept(InterceptorBatchMethods* batch) override {
     using Hook = InterceptionHookPoints;
@@ -124,19 +117,13 @@ class CallLog::Call final : public grpc::experimental::Interceptor {
       return batch->QueryInterceptionHookPoint(hook);
     };
     if (at(Hook::POST_RECV_INITIAL_METADATA)) TakeId(*batch);
-    if (record_.method == kClassify) {
-      if (at(Hook::POST_RECV_MESSAGE)) TakeRequest(batch->GetRecvMessage());
-      if (at(Hook::PRE_SEND_MESSAGE)) TakeResponse(batch->GetSendMessage());
-    }
     if (at(Hook::PRE_SEND_STATUS)) End(*batch);
     batch->Proceed();
   }
 
  private:
-  void Count(int difference) {
-    const MutexLock lock(log_.mu_);
-    (record_.IsBackground() ? log_.in_background_ : log_.in_flight_) +=
-        difference;
+  int& Count() ABSL_EXCLUSIVE_LOCKS_REQUIRED(log_.mu_) {
+    return record_.IsBackground() ? log_.in_background_ : log_.in_flight_;
   }
 
   void TakeId(InterceptorBatchMethods& batch) {
@@ -147,19 +134,6 @@ class CallLog::Call final : public grpc::experimental::Interceptor {
             ? absl::string_view()
             : absl::string_view(given->second.data(), given->second.size());
     record_.request_id = IsRequestId(id) ? std::string(id) : DrawRequestId();
-  }
-
-  // The pointers are to what the handler's signature says.
-  void TakeRequest(const void* message) {
-    if (message == nullptr) return;
-    record_.classify =
-        FactsOf(*static_cast<const v1::ClassifyRequest*>(message));
-  }
-
-  void TakeResponse(const void* message) {
-    if (message == nullptr || !record_.classify.has_value()) return;
-    AddAnswer(*static_cast<const v1::ClassifyResponse*>(message),
-              *record_.classify);
   }
 
   void End(InterceptorBatchMethods& batch) {
@@ -211,6 +185,13 @@ void CallLog::Attach(grpc::ServerBuilder& builder) {
       factories;
   factories.push_back(std::make_unique<CallFactory>(*this));
   builder.experimental().SetInterceptorCreators(std::move(factories));
+}
+
+void CallLog::Note(const grpc::ServerContextBase& context,
+                   ClassifyFacts facts) {
+  const MutexLock lock(mu_);
+  const auto call = calls_.find(&context);
+  if (call != calls_.end()) call->second->Note(std::move(facts));
 }
 
 int CallLog::in_flight() const {

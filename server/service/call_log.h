@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -27,7 +28,7 @@ namespace finetune {
 
 inline constexpr char kRequestIdHeader[] = "x-request-id";
 
-// What a Classify call asked for and got.
+// What a call that classifies asked for and got.
 struct ClassifyFacts {
   int images = 0;
   int64_t request_bytes = 0;  // Of the images.
@@ -45,7 +46,7 @@ struct CallRecord {
   std::string peer;
   grpc::Status status;
   absl::Duration elapsed;  // From the headers' arrival to the status.
-  std::optional<ClassifyFacts> classify;
+  std::optional<ClassifyFacts> classify;  // Of the unary ones.
 
   // Health and reflection: not the product, and many.
   bool IsBackground() const;
@@ -69,6 +70,12 @@ class CallLog {
   // Makes the server of `builder` report its calls here. This must outlive it.
   void Attach(grpc::ServerBuilder& builder);
 
+  // For the handler of a call that classifies, before it finishes the call:
+  // what its record shall say. Nothing happens where the call is not reported
+  // here.
+  void Note(const grpc::ServerContextBase& context, ClassifyFacts facts)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
   // Calls under way, but for those in the background.
   int in_flight() const ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -87,6 +94,8 @@ class CallLog {
   std::set<std::string, std::less<>> methods_;
   const EndFn on_end_;
   mutable Mutex mu_;
+  std::map<const grpc::ServerContextBase*, Call*> calls_
+      ABSL_GUARDED_BY(mu_);  // Under way.
   int in_flight_ ABSL_GUARDED_BY(mu_) = 0;
   int in_background_ ABSL_GUARDED_BY(mu_) = 0;
 };

@@ -11,6 +11,7 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "gtest/gtest.h"
 #include "server/service/inference_service.h"
+#include "server/service/open_inference_service.h"
 #include "server/service/testing/fake_inference.h"
 #include "server/service/testing/methods.h"
 
@@ -28,6 +29,7 @@ class CallLogTest : public ::testing::Test {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_);
+    builder.RegisterService(&open_service_);
     log_.Attach(builder);
     server_ = builder.BuildAndStart();
     channel_ = server_->InProcessChannel({});
@@ -67,7 +69,8 @@ class CallLogTest : public ::testing::Test {
 
   Mutex mu_;
   std::vector<CallRecord> ended_ ABSL_GUARDED_BY(mu_);
-  CallLog log_{{v1::InferenceService::service_full_name()},
+  CallLog log_{{v1::InferenceService::service_full_name(),
+                inference::GRPCInferenceService::service_full_name()},
                [this](const CallRecord& record) {
                  const MutexLock lock(mu_);
                  ended_.push_back(record);
@@ -75,7 +78,18 @@ class CallLogTest : public ::testing::Test {
   testing::FakeInference inference_;
   const std::unique_ptr<Authorizer> authorizer_ = *Authorizer::Open(
       inference_.dir.Write("tokens", std::string("classify ") + kToken));
-  InferenceService service_{{}, inference_.classifier, *authorizer_};
+  InferenceService service_{{}, inference_.classifier, log_, *authorizer_};
+  OpenInferenceService open_service_{
+      {},
+      {.resolve =
+           [this](const auto& ref) {
+             return inference_.registry->Resolve(ref);
+           },
+       .list_models = [this] { return inference_.registry->All(); },
+       .is_ready = [] { return true; }},
+      inference_.classifier,
+      log_,
+      *authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
@@ -110,6 +124,28 @@ TEST_F(CallLogTest, ClassifyIsReportedWithItsModelSizesAndTimes) {
   EXPECT_EQ(record.classify->images, 2);
   EXPECT_EQ(record.classify->request_bytes, 8);
   EXPECT_EQ(record.classify->batch_size, 1);  // "noise" is no image.
+  EXPECT_GT(record.classify->queue, absl::ZeroDuration());
+}
+
+TEST_F(CallLogTest, ModelInferIsReportedAsClassifyIs) {
+  inference_.Publish("insects");
+  inference::ModelInferRequest request;
+  auto& input = *request.add_inputs();
+  input.set_name("image");
+  input.set_datatype("BYTES");
+  input.add_shape(2);
+  input.mutable_contents()->add_bytes_contents("bee");
+  input.mutable_contents()->add_bytes_contents("noise");
+  // The protocol fails the request for one bad image; the log names the model.
+  EXPECT_EQ(Call("/inference.GRPCInferenceService/ModelInfer",
+                 request.SerializeAsString()),
+            absl::StatusCode::kInvalidArgument);
+  const CallRecord record = Ended().at(0);
+  ASSERT_TRUE(record.classify.has_value());
+  EXPECT_EQ(record.classify->model, "insects@1");
+  EXPECT_EQ(record.classify->images, 2);
+  EXPECT_EQ(record.classify->request_bytes, 8);
+  EXPECT_EQ(record.classify->batch_size, 1);
   EXPECT_GT(record.classify->queue, absl::ZeroDuration());
 }
 

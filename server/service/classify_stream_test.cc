@@ -85,6 +85,7 @@ class ClassifyStreamTest : public ::testing::Test {
   InferenceService service_{
       {.max_image_bytes = kMaxImageBytes, .max_stream_items = kMaxItems},
       inference_.classifier,
+      inference_.calls,
       authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
@@ -292,7 +293,8 @@ TEST_F(TinyQueueTest, ClientClassifiesAFolderOverAPort) {
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
                            &port);
   InferenceService service({.max_stream_items = kMaxItems},
-                           inference_.classifier, authorizer_);
+                           inference_.classifier, inference_.calls,
+                           authorizer_);
   builder.RegisterService(&service);
   const auto server = builder.BuildAndStart();
   Connection connection;

@@ -59,7 +59,8 @@ class EveryMethodTest : public ::testing::Test {
                     [](const auto&...) { return Publication(); }};
   Scheduler scheduler_{{}, *store_, runner_};
   TrainingService training_{{}, *store_, scheduler_, *authorizer_};
-  InferenceService inference_{{}, inference_room_.classifier, *authorizer_};
+  InferenceService inference_{
+      {}, inference_room_.classifier, inference_room_.calls, *authorizer_};
   OpenInferenceService open_inference_{
       {},
       {.resolve =
@@ -69,6 +70,7 @@ class EveryMethodTest : public ::testing::Test {
        .list_models = [this] { return inference_room_.registry->All(); },
        .is_ready = [] { return true; }},
       inference_room_.classifier,
+      inference_room_.calls,
       *authorizer_};
   const std::unique_ptr<DatasetStore> datasets_ = *DatasetStore::Open(
       {.dir = dir_.path() / "datasets"}, *inference_room_.database);

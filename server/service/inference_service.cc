@@ -4,13 +4,17 @@
 #include "common/rpc_status.h"
 #include "server/service/convert_inference.h"
 #include "server/service/unary.h"
+#include "server/service/unary_classify.h"
 
 namespace finetune {
 
 InferenceService::InferenceService(ClassifyLimits limits,
-                                   Classifier& classifier,
+                                   Classifier& classifier, CallLog& log,
                                    const Authorizer& authorizer)
-    : limits_(limits), classifier_(classifier), authorizer_(authorizer) {}
+    : limits_(limits),
+      classifier_(classifier),
+      log_(log),
+      authorizer_(authorizer) {}
 
 grpc::ServerUnaryReactor* InferenceService::Classify(
     grpc::CallbackServerContext* context, const v1::ClassifyRequest* request,
@@ -20,22 +24,21 @@ grpc::ServerUnaryReactor* InferenceService::Classify(
   if (!checked.ok()) return Finish(context, checked);
   // gRPC keeps request, response, context and reactor alive until Finish.
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  classifier_.Classify(
-      {.model = request->model(),
-       .images = {request->images().begin(), request->images().end()},
-       .deadline = absl::FromChrono(context->deadline()),
-       .cancelled = [context] { return context->IsCancelled(); }},
-      [=](const absl::StatusOr<ClassifyAnswer>& answer) {
-        absl::Status status = answer.status();
-        if (answer.ok()) {
-          const ClassifyOutcome& outcome = answer->outcome;
-          *response = ToClassifyResponse(answer->servable->model,
-                                         request->top_k(), outcome);
-          // There is no other image that the answer could be of use for.
-          if (outcome.images.size() == 1) status = outcome.images[0].status();
-        }
-        reactor->Finish(ToGrpcStatus(status));
-      });
+  ClassifyForCall(classifier_, log_, context, request->model(),
+                  {request->images().begin(), request->images().end()},
+                  [=](const absl::StatusOr<ClassifyAnswer>& answer) {
+                    absl::Status status = answer.status();
+                    if (answer.ok()) {
+                      const ClassifyOutcome& outcome = answer->outcome;
+                      *response = ToClassifyResponse(answer->servable->model,
+                                                     request->top_k(), outcome);
+                      // There is no other image that the answer could be of use
+                      // for.
+                      if (outcome.images.size() == 1)
+                        status = outcome.images[0].status();
+                    }
+                    reactor->Finish(ToGrpcStatus(status));
+                  });
   return reactor;
 }
 

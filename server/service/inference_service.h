@@ -11,6 +11,7 @@
 #include "grpcpp/grpcpp.h"
 #include "server/inference/classifier.h"
 #include "server/service/authorizer.h"
+#include "server/service/call_log.h"
 #include "server/service/classify_stream.h"
 #include "server/service/convert_inference.h"
 
@@ -18,8 +19,8 @@ namespace finetune {
 
 class InferenceService final : public v1::InferenceService::CallbackService {
  public:
-  // Both must outlive the gRPC server.
-  InferenceService(ClassifyLimits limits, Classifier& classifier,
+  // References must outlive the gRPC server.
+  InferenceService(ClassifyLimits limits, Classifier& classifier, CallLog& log,
                    const Authorizer& authorizer);
 
   grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,
@@ -39,6 +40,7 @@ class InferenceService final : public v1::InferenceService::CallbackService {
  private:
   const ClassifyLimits limits_;
   Classifier& classifier_;
+  CallLog& log_;
   const Authorizer& authorizer_;
   Mutex mu_;  // Taken before a stream's, never the other way round.
   bool ending_ ABSL_GUARDED_BY(mu_) = false;

@@ -46,6 +46,7 @@ class InferenceServiceTest : public ::testing::Test {
   const Authorizer authorizer_;  // Allows all.
   InferenceService service_{{.max_images = 4, .max_image_bytes = 10},
                             inference_.classifier,
+                            inference_.calls,
                             authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;

@@ -154,7 +154,8 @@ class ModelServiceTest : public ::testing::Test {
   const Authorizer authorizer_;  // Allows all.
   ModelService service_{
       {.max_downloads = 2}, Hooks(), *inference_.registry, authorizer_};
-  InferenceService inference_service_{{}, inference_.classifier, authorizer_};
+  InferenceService inference_service_{
+      {}, inference_.classifier, inference_.calls, authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::ModelService::Stub> stub_;
 };

@@ -4,21 +4,22 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "common/grpc_status.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "server/service/convert_open_inference.h"
 #include "server/service/unary.h"
+#include "server/service/unary_classify.h"
 
 namespace finetune {
 
 OpenInferenceService::OpenInferenceService(ClassifyLimits limits, Doors doors,
-                                           Classifier& classifier,
+                                           Classifier& classifier, CallLog& log,
                                            const Authorizer& authorizer)
     : limits_(limits),
       doors_(std::move(doors)),
       classifier_(classifier),
+      log_(log),
       authorizer_(authorizer) {}
 
 absl::StatusOr<v1::Model> OpenInferenceService::Find(
@@ -116,11 +117,8 @@ grpc::ServerUnaryReactor* OpenInferenceService::ModelInfer(
   if (!call.ok()) return Finish(context, call.status());
   // gRPC keeps request, response, context and reactor alive until Finish.
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  classifier_.Classify(
-      {.model = call->model,
-       .images = call->images,
-       .deadline = absl::FromChrono(context->deadline()),
-       .cancelled = [context] { return context->IsCancelled(); }},
+  ClassifyForCall(
+      classifier_, log_, context, call->model, call->images,
       [=, call = *call](const absl::StatusOr<ClassifyAnswer>& answer) {
         absl::Status status = answer.status();
         if (answer.ok()) {

@@ -12,6 +12,7 @@
 #include "inference/open_inference.grpc.pb.h"
 #include "server/inference/classifier.h"
 #include "server/service/authorizer.h"
+#include "server/service/call_log.h"
 #include "server/service/convert_inference.h"
 
 namespace finetune {
@@ -30,7 +31,8 @@ class OpenInferenceService final
 
   // References must outlive the gRPC server.
   OpenInferenceService(ClassifyLimits limits, Doors doors,
-                       Classifier& classifier, const Authorizer& authorizer);
+                       Classifier& classifier, CallLog& log,
+                       const Authorizer& authorizer);
 
   grpc::ServerUnaryReactor* ServerLive(
       grpc::CallbackServerContext* context,
@@ -72,6 +74,7 @@ class OpenInferenceService final
   const ClassifyLimits limits_;
   const Doors doors_;
   Classifier& classifier_;
+  CallLog& log_;
   const Authorizer& authorizer_;
 };
 

@@ -140,6 +140,7 @@ class OpenInferenceServiceTest : public ::testing::Test {
        .list_models = [this] { return inference_.registry->All(); },
        .is_ready = [this] { return ready_; }},
       inference_.classifier,
+      inference_.calls,
       authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Stub> stub_;

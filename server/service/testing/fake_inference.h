@@ -18,6 +18,7 @@
 #include "server/inference/model_cache.h"
 #include "server/inference/testing/gate.h"
 #include "server/model/registry.h"
+#include "server/service/call_log.h"
 #include "server/state/database.h"
 
 namespace finetune::testing {
@@ -68,6 +69,7 @@ struct FakeInference {
                           return registry->Resolve(ref);
                         },
                         models, batcher};
+  CallLog calls{{}, [](const CallRecord&) {}};
 
  private:
   static absl::Status Preprocess(absl::string_view image,
