@@ -1,8 +1,11 @@
 #include "client/download.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <memory>
 #include <string>
@@ -24,12 +27,48 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// While it lives, a signal that ends the program removes a file first. One at
+// a time.
+class RemovalOnSignal {
+ public:
+  // `path` must outlive this.
+  explicit RemovalOnSignal(const char* path) {
+    path_ = path;
+    struct sigaction action = {};
+    action.sa_handler = [](int signal_number) {
+      unlink(path_);
+      raise(signal_number);  // Comes when this returns, and ends the program.
+    };
+    action.sa_flags = SA_RESETHAND;
+    for (size_t i = 0; i < kSignals.size(); ++i) {
+      sigaction(kSignals[i], nullptr, &before_[i]);
+      // nohup's SIGHUP stays ignored.
+      if (before_[i].sa_handler == SIG_IGN) continue;
+      sigaction(kSignals[i], &action, nullptr);
+    }
+  }
+  ~RemovalOnSignal() {
+    for (size_t i = 0; i < kSignals.size(); ++i) {
+      sigaction(kSignals[i], &before_[i], nullptr);
+    }
+  }
+  RemovalOnSignal(const RemovalOnSignal&) = delete;
+  RemovalOnSignal& operator=(const RemovalOnSignal&) = delete;
+
+ private:
+  static constexpr std::array kSignals = {SIGINT, SIGTERM, SIGHUP};
+  static inline std::atomic<const char*> path_ = nullptr;
+
+  std::array<struct sigaction, kSignals.size()> before_ = {};
+};
+
 // FILE.part, until Publish makes it FILE; gone without.
 class PartFile {
  public:
   explicit PartFile(const fs::path& file)
       : file_(fs::absolute(file)),
         part_(file_.native() + ".part"),
+        removal_(part_.c_str()),
         fd_(open(part_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
                  0644)) {}
   ~PartFile() {
@@ -59,6 +98,7 @@ class PartFile {
   }
 
   const fs::path file_, part_;
+  const RemovalOnSignal removal_;
   const int fd_;
 };
 

@@ -20,7 +20,8 @@ struct DownloadOptions {
 };
 
 // Writes FILE.part, checks its SHA-256 and renames it: FILE is whole or absent,
-// and a failure leaves no FILE.part either. Shows on `err`, where that is a
+// and neither a failure nor SIGINT, SIGTERM or SIGHUP, which end the program as
+// ever, leaves FILE.part. Shows on `err`, where that is a
 // terminal, how far it is; prints the file's name and digest on `out`. Has no
 // time limit.
 //

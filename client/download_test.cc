@@ -1,6 +1,12 @@
 #include "client/download.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <filesystem>
+#include <functional>
+#include <future>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -45,6 +51,7 @@ class FakeModels final : public v1::ModelService::Service {
     response.set_chunk(first);
     writer->Write(response);
     if (!end.ok()) return ToGrpcStatus(end);
+    if (midway) midway();
     response.Clear();
     response.set_chunk(sent_second.empty() ? second : sent_second);
     writer->Write(response);
@@ -56,6 +63,7 @@ class FakeModels final : public v1::ModelService::Service {
   v1::DownloadModelRequest asked;
   std::string first = "abc", second = "def", sent_second;
   bool forget_digest = false;
+  std::function<void()> midway;  // Called after `first`.
   absl::Status end;
 };
 
@@ -64,6 +72,8 @@ class DownloadTest : public ::testing::Test {
   DownloadTest() {
     grpc::ServerBuilder builder;
     builder.RegisterService(&models_);
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
+                             &port_);
     server_ = builder.BuildAndStart();
     connection_.channel = server_->InProcessChannel({});
     model_.set_name("pets");
@@ -81,6 +91,7 @@ class DownloadTest : public ::testing::Test {
 
   const TempDir dir_;
   FakeModels models_;
+  int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   Connection connection_;
   v1::ModelRef model_;
@@ -134,6 +145,36 @@ TEST_F(DownloadTest, FailureOnTheWayLeavesNothing) {
   EXPECT_EQ(err_.str(), "finetune: the disk is full\n");
   EXPECT_EQ(Content(), "");
   EXPECT_FALSE(HasPart());
+}
+
+TEST_F(DownloadTest, InterruptionOnTheWayLeavesNothing) {
+  std::promise<pid_t> started;
+  std::promise<void> ended;
+  std::future<pid_t> client = started.get_future();
+  bool had_part = false;
+  models_.midway = [&] {
+    had_part = HasPart();
+    kill(client.get(), SIGINT);
+    ended.get_future().wait();
+  };
+  const std::string server = "127.0.0.1:" + std::to_string(port_);
+  const std::string file = options_.file;
+  const pid_t pid = fork();
+  if (pid == 0) {
+    execl(FINETUNE_CLIENT_BINARY, FINETUNE_CLIENT_BINARY, "--server",
+          server.c_str(), "download", "pets", "-o", file.c_str(), nullptr);
+    _exit(127);
+  }
+  started.set_value(pid);
+  int status = 0;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  ended.set_value();
+  server_->Shutdown();  // The handler has returned.
+  EXPECT_TRUE(WIFSIGNALED(status)) << status;
+  EXPECT_EQ(WTERMSIG(status), SIGINT);
+  EXPECT_TRUE(had_part);
+  EXPECT_FALSE(HasPart());
+  EXPECT_EQ(Content(), "");
 }
 
 TEST_F(DownloadTest, WhatIsDamagedOnTheWayIsNotKept) {
