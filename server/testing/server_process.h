@@ -47,6 +47,9 @@ class ServerProcess {
   // SIGTERM, and waits. Returns the exit code, -1 if it was killed.
   int Terminate();
 
+  // Waits until it ends by itself. Returns as Terminate.
+  int Wait();
+
   // SIGKILL to its trainer. Returns whether there was one.
   bool KillTrainer() const;
 
@@ -54,7 +57,6 @@ class ServerProcess {
   bool IsRunning() const;
 
  private:
-  int Wait();
   std::vector<pid_t> Children() const;
 
   pid_t pid_ = 0;

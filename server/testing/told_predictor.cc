@@ -1,0 +1,31 @@
+// Of predictor.h, for a finetuned whose forward passes do as a test tells them:
+// linked before the real one. Each waits for a line in the FIFO that
+// $FORWARD_FIFO names, and throws what the line says; an empty one means that
+// all goes well.
+
+#include <cstdlib>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "server/inference/predictor.h"
+
+namespace finetune {
+
+absl::StatusOr<LoadedModel> LoadPredictor(
+    const std::filesystem::path& /*weights*/, int64_t classes,
+    const PredictorOptions& /*options*/) {
+  return LoadedModel{
+      [classes](const auto& inputs, int /*threads*/) {
+        std::string error;
+        std::getline(std::ifstream(std::getenv("FORWARD_FIFO")), error);
+        if (!error.empty()) throw std::runtime_error(error);
+        return std::vector<Probabilities>(
+            inputs.size(),
+            Probabilities(classes, 1 / static_cast<float>(classes)));
+      },
+      /*bytes=*/1};
+}
+
+}  // namespace finetune
