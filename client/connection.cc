@@ -1,5 +1,6 @@
 #include "client/connection.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "absl/status/statusor.h"
@@ -11,6 +12,7 @@
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "common/token.h"
+#include "common/token_file.h"
 #include "google/protobuf/util/json_util.h"
 
 namespace finetune {
@@ -36,17 +38,35 @@ absl::StatusOr<std::string> ReadOptional(const char* flag,
       absl::StrCat(flag, ": ", content.status().message()));
 }
 
-absl::StatusOr<std::string> ReadToken(const Access& access) {
-  ASSIGN_OR_RETURN(const std::string content,
-                   ReadOptional("--token-file", access.token_file));
-  const std::string token(absl::StripAsciiWhitespace(
-      access.token_file.empty() ? access.token : content));
-  if (IsToken(token) || (token.empty() && access.token_file.empty())) {
-    return token;
+// The token in the content of `file`: alone, or the server's own file, of which
+// the one that may do most counts.
+absl::StatusOr<std::string> TokenIn(absl::string_view content,
+                                    const std::string& file) {
+  content = absl::StripAsciiWhitespace(content);
+  if (IsToken(content)) return std::string(content);
+  const auto tokens = ParseTokenFile(content);
+  if (!tokens.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        file, " must hold a token alone, or be a token file of the server's: ",
+        tokens.status().message()));
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      access.token_file.empty() ? "FINETUNE_TOKEN" : access.token_file,
-      " must hold a token alone: ", kTokenForm));
+  return std::max_element(tokens->begin(), tokens->end(),
+                          [](const RoleToken& a, const RoleToken& b) {
+                            return a.role < b.role;
+                          })
+      ->token;
+}
+
+absl::StatusOr<std::string> ReadToken(const Access& access) {
+  if (!access.token_file.empty()) {
+    ASSIGN_OR_RETURN(const std::string content,
+                     ReadOptional("--token-file", access.token_file));
+    return TokenIn(content, access.token_file);
+  }
+  const absl::string_view token = absl::StripAsciiWhitespace(access.token);
+  if (token.empty() || IsToken(token)) return std::string(token);
+  return absl::InvalidArgumentError(
+      absl::StrCat("FINETUNE_TOKEN must hold a token alone: ", kTokenForm));
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(

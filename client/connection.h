@@ -31,8 +31,10 @@ struct Access {
   // system's list; and what we show where the server asks for it (mTLS).
   std::string ca, certificate, key;
   std::string server_name;  // In its certificate, if not the server's host.
-  std::string token_file;   // Holds the token and nothing else.
-  std::string token;        // Used where there is no token_file.
+  // Holds the token alone, or is a token file of the server's (as
+  // ParseTokenFile), of which the first admin token counts, else the first one.
+  std::string token_file;
+  std::string token;  // Used where there is no token_file.
 
   bool UsesTls() const {
     return tls || !ca.empty() || !certificate.empty() || !key.empty() ||

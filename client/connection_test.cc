@@ -128,6 +128,30 @@ TEST_F(ConnectionTest, TokenGoesWithEveryCall) {
   EXPECT_THAT(training_.tokens, Each(absl::StrCat("Bearer ", kToken)));
 }
 
+TEST_F(ConnectionTest, OfAServersTokenFileTheFirstAdminTokenIsSent) {
+  Serve(grpc::InsecureServerCredentials());
+  connection_.access.token_file =
+      dir_.Write("tokens",
+                 "# Who may call.\n\n"
+                 "classify classify-0123456789abcdef\n"
+                 "admin token-0123456789abcdef\r\n"
+                 "admin another-0123456789abcdef\n");
+  EXPECT_EQ(Ask(), kDone);
+  EXPECT_THAT(training_.tokens,
+              ::testing::ElementsAre(absl::StrCat("Bearer ", kToken)));
+}
+
+TEST_F(ConnectionTest, OfAServersTokenFileWithoutAdminTheFirstTokenIsSent) {
+  Serve(grpc::InsecureServerCredentials());
+  connection_.access.token_file =
+      dir_.Write("tokens",
+                 "classify token-0123456789abcdef\n"
+                 "classify another-0123456789abcdef\n");
+  EXPECT_EQ(Ask(), kDone);
+  EXPECT_THAT(training_.tokens,
+              ::testing::ElementsAre(absl::StrCat("Bearer ", kToken)));
+}
+
 TEST_F(ConnectionTest, WithoutATokenNoneIsSent) {
   Serve(grpc::InsecureServerCredentials());
   EXPECT_EQ(Ask(), kDone);
@@ -191,8 +215,9 @@ TEST_F(ConnectionTest, BadFilesAndTokensAreSaid) {
       {{.certificate = "/none/me.pem"}, "together"},
       {{.token_file = "/none/token"}, "--token-file"},
       {{.token_file = dir_.Write("empty", "\n")}, "must hold a token alone"},
-      {{.token_file = dir_.Write("two", "admin token-0123456789abcdef")},
+      {{.token_file = dir_.Write("two", "# Ours.\ntoken-0123456789abcdef")},
        "must hold a token alone"},
+      {{.token_file = dir_.Write("role", "admin short")}, "line 1"},
       {{.token = "short"}, "FINETUNE_TOKEN must hold"},
   };
   for (const auto& c : cases) {

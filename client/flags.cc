@@ -51,8 +51,9 @@ void AddTlsFlags(CLI::App& app, Access& access) {
                  "Name in the server's certificate [the host]")
       ->envname("FINETUNE_TLS_SERVER_NAME");
   app.add_option("--token-file", access.token_file,
-                 "File that holds the token to send, or FINETUNE_TOKEN has it; "
-                 "sent over TLS, or to this machine")
+                 "File that holds the token to send, alone or as the server's "
+                 "token file does (the first admin one counts), or "
+                 "FINETUNE_TOKEN has it; sent over TLS, or to this machine")
       ->envname("FINETUNE_TOKEN_FILE");
   // No flag: other users could see it in the list of processes.
   if (const char* token = std::getenv("FINETUNE_TOKEN")) access.token = token;

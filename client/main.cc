@@ -14,6 +14,7 @@
 #include "client/datasets.h"
 #include "client/download.h"
 #include "client/flags.h"
+#include "client/health.h"
 #include "client/jobs.h"
 #include "client/models.h"
 #include "client/training.h"
@@ -29,8 +30,8 @@ constexpr char kFooter[] =
     "\n"
     "Exit codes: 0 done; 1 the job failed or was cancelled, an image could "
     "not\n"
-    "be classified, or the server refused; 2 usage; 3 server unreachable;\n"
-    "130 Ctrl-C while watching (the job goes on).";
+    "be classified, or the server refused or does not serve; 2 usage;\n"
+    "3 server unreachable; 130 Ctrl-C while watching (the job goes on).";
 constexpr char kWatchHelp[] =
     "Follow the job to its end; Ctrl-C stops watching, not the job";
 
@@ -49,6 +50,7 @@ struct Arguments {
   std::string model_name;
   v1::ModelRef model;
   DownloadOptions download;
+  std::string service;
 };
 
 CLI::App* AddStart(CLI::App& app, Arguments& arguments) {
@@ -222,6 +224,14 @@ CLI::App* AddDownload(CLI::App& app, Arguments& arguments) {
   return download;
 }
 
+CLI::App* AddHealth(CLI::App& app, Arguments& arguments) {
+  auto* health = app.add_subcommand(
+      "health", "Say whether the server serves; needs no token");
+  health->add_option("--service", arguments.service,
+                     "Full name, as finetune.v1.InferenceService [all of it]");
+  return health;
+}
+
 int Main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Fine-tunes ResNet18 on your photos and classifies with it.",
@@ -245,6 +255,7 @@ int Main(int argc, char** argv) {
   const CLI::App* const delete_model = AddDeleteModel(*models, arguments);
   const CLI::App* const promote = AddPromote(app, arguments);
   const CLI::App* const download = AddDownload(app, arguments);
+  const CLI::App* const health = AddHealth(app, arguments);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -253,6 +264,11 @@ int Main(int argc, char** argv) {
 
   if (arguments.watch) BlockInterrupt();
   Connection& connection = arguments.connection;
+  if (health->parsed()) {
+    // A probe must not fail for want of a token that it does not need.
+    connection.access.token_file.clear();
+    connection.access.token.clear();
+  }
   if (const absl::Status status = Connect(connection); !status.ok()) {
     PrintError(connection, status, std::cerr);
     return kUsage;
@@ -304,6 +320,9 @@ int Main(int argc, char** argv) {
     arguments.download.terminal_width = TerminalWidth(STDERR_FILENO);
     return DownloadModel(connection, arguments.model, arguments.download,
                          std::cout, std::cerr);
+  }
+  if (health->parsed()) {
+    return CheckHealth(connection, arguments.service, std::cout, std::cerr);
   }
   arguments.classify.terminal_width = TerminalWidth(STDERR_FILENO);
   arguments.classify.out_is_terminal = watching.terminal_width > 0;

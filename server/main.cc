@@ -10,8 +10,20 @@
 #include "server/log.h"
 #include "server/options.h"
 #include "server/server.h"
+#include "server/service/create_token_file.h"
 
 namespace {
+
+// As --create_token_file says. The token is printed this one time.
+absl::Status CreateTokens(const finetune::ServerOptions& options) {
+  if (!options.create_token_file) return absl::OkStatus();
+  const auto token = finetune::CreateTokenFile(options.token_file);
+  if (token.ok() && !token->empty()) {
+    std::cout << "generated admin token: " << *token << " (kept in "
+              << options.token_file.native() << ")" << std::endl;
+  }
+  return token.status();
+}
 
 // Serves until a signal, or until it cannot go on. Returns the exit code.
 int Serve(const finetune::ServerOptions& options, const sigset_t& signals) {
@@ -66,6 +78,10 @@ int main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : 2;
   }
 
+  if (const absl::Status created = CreateTokens(options); !created.ok()) {
+    std::cerr << "finetuned: " << created.message() << std::endl;
+    return 1;
+  }
   finetune::SetUpLog(
       {.format = options.log_format, .level = options.log_level});
   const int exit_code = Serve(options, signals);

@@ -40,6 +40,10 @@ void AddListening(CLI::App& app, const Adder& add, ServerOptions& options) {
       "reach it only with TLS and with tokens or client certificates");
   add("--token_file", "FINETUNED_TOKEN_FILE", options.token_file,
       "Who may call: lines `admin TOKEN` or `classify TOKEN`");
+  app.add_flag("--create_token_file", options.create_token_file,
+               "Where --token_file does not exist, write it with an admin "
+               "token, and print that")
+      ->envname("FINETUNED_CREATE_TOKEN_FILE");
   add("--tls_cert", "FINETUNED_TLS_CERT", options.tls_cert,
       "The server's certificate and its issuers, PEM; read again on change");
   add("--tls_key", "FINETUNED_TLS_KEY", options.tls_key,

@@ -16,6 +16,7 @@ struct ServerOptions {
   // Who may call; empty: nothing is asked for. As Authorizer, MakeServer-
   // Credentials and CheckBinding.
   std::filesystem::path token_file;
+  bool create_token_file = false;  // Where it is absent; as CreateTokenFile.
   std::filesystem::path tls_cert;
   std::filesystem::path tls_key;
   std::filesystem::path tls_client_ca;

@@ -3,11 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "common/file.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
@@ -20,11 +17,6 @@ namespace {
 
 constexpr uint64_t kMaxFileBytes = 1 << 20;
 constexpr absl::Duration kLookInterval = absl::Seconds(1);
-
-Role ToRole(absl::string_view name) {
-  if (name == "classify") return Role::kClassify;
-  return name == "admin" ? Role::kAdmin : Role::kNone;
-}
 
 // The token that came with a call.
 absl::StatusOr<std::string> TokenOf(const grpc::ServerContextBase& context) {
@@ -60,30 +52,6 @@ absl::StatusOr<std::unique_ptr<Authorizer>> Authorizer::Open(
   return authorizer;
 }
 
-absl::StatusOr<Authorizer::Tokens> Authorizer::Parse(
-    absl::string_view content) {
-  Tokens tokens;
-  int number = 0;
-  for (absl::string_view line : absl::StrSplit(content, '\n')) {
-    ++number;
-    line = absl::StripAsciiWhitespace(line);
-    if (line.empty() || line[0] == '#') continue;
-    const std::vector<absl::string_view> words =
-        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
-    const Role role = ToRole(words[0]);
-    if (words.size() != 2 || role == Role::kNone || !IsToken(words[1])) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "line ", number, " must be `classify TOKEN` or `admin TOKEN`, and ",
-          "a token is ", kTokenForm));
-    }
-    tokens.push_back({Sha256Hex(words[1]), role});
-  }
-  if (tokens.empty()) {
-    return absl::InvalidArgumentError("there is no token in it");
-  }
-  return tokens;
-}
-
 Authorizer::Version Authorizer::VersionOf(const std::filesystem::path& file) {
   struct stat s;
   if (stat(file.c_str(), &s) != 0) return {};
@@ -94,10 +62,10 @@ Authorizer::Version Authorizer::VersionOf(const std::filesystem::path& file) {
 absl::StatusOr<Authorizer::Tokens> Authorizer::Load() const {
   ASSIGN_OR_RETURN(const std::string content,
                    ReadFile(token_file_, kMaxFileBytes));
-  absl::StatusOr<Tokens> tokens = Parse(content);
-  if (!tokens.ok()) {
+  const auto lines = ParseTokenFile(content);
+  if (!lines.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "token file ", token_file_.native(), ": ", tokens.status().message()));
+        "token file ", token_file_.native(), ": ", lines.status().message()));
   }
   struct stat s;
   if (stat(token_file_.c_str(), &s) == 0 && (s.st_mode & S_IROTH) != 0) {
@@ -105,6 +73,10 @@ absl::StatusOr<Authorizer::Tokens> Authorizer::Load() const {
         "token file {}: every user of this machine may read it; "
         "chmod o-r",
         token_file_.native());
+  }
+  Tokens tokens;
+  for (const RoleToken& line : *lines) {
+    tokens.push_back({Sha256Hex(line.token), line.role});
   }
   return tokens;
 }

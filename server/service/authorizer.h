@@ -31,12 +31,10 @@
 #include "absl/time/time.h"
 #include "common/grpc_status.h"
 #include "common/mutex.h"
+#include "common/token_file.h"
 #include "grpcpp/grpcpp.h"
 
 namespace finetune {
-
-// Each may do all that those before it may.
-enum class Role { kNone, kClassify, kAdmin };
 
 // Thread-safe.
 class Authorizer {
@@ -44,10 +42,9 @@ class Authorizer {
   // Allows everything to everybody.
   Authorizer() = default;
 
-  // Takes the tokens of `token_file`, at most 1 MiB: one a line as `ROLE
-  // TOKEN`, ROLE `classify` or `admin`, TOKEN of 16..256 printable ASCII
-  // characters; # starts a comment line. A token that comes twice has the
-  // higher role. A file that others may read is warned about in the log.
+  // Takes the tokens of `token_file`, at most 1 MiB, as ParseTokenFile reads
+  // them. A token that comes twice has the higher role. A file that others may
+  // read is warned about in the log.
   //
   // INVALID_ARGUMENT names the line that is wrong, or says that there is no
   // token; others as the file system gives them.
@@ -77,7 +74,6 @@ class Authorizer {
   Authorizer(std::filesystem::path token_file, std::function<absl::Time()> now)
       : token_file_(std::move(token_file)), now_(std::move(now)) {}
 
-  static absl::StatusOr<Tokens> Parse(absl::string_view content);
   static Version VersionOf(const std::filesystem::path& file);
   absl::StatusOr<Tokens> Load() const;
   std::shared_ptr<const Tokens> Current() const ABSL_LOCKS_EXCLUDED(mu_);
