@@ -1,25 +1,32 @@
 #!/usr/bin/env bash
 # Installs the system packages of finetuned (Debian 12, Ubuntu 24.04): the one
 # list of them. Quick when all are there.
-#   install_packages.sh [build]    to build and test (default)
-#   install_packages.sh runtime    to run the built programs, e.g. in an image
+#   install_packages.sh [build]     to build and test (default)
+#   install_packages.sh programs    to build the programs only
+#   install_packages.sh client      to build the client only
+#   install_packages.sh runtime     to run the built programs
 # Reads no environment variables. Uses sudo where it does not run as root.
 set -euo pipefail
 
 # Headers of the libraries that the programs are linked with.
+client_libraries=(
+  libgrpc++-dev libprotobuf-dev libabsl-dev libssl-dev libarchive-dev
+)
 libraries=(
-  libgrpc++-dev libprotobuf-dev libabsl-dev libssl-dev
+  "${client_libraries[@]}"
   libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
-  libturbojpeg0-dev libspdlog-dev libsqlite3-dev libarchive-dev zlib1g-dev
+  libturbojpeg0-dev libspdlog-dev libsqlite3-dev zlib1g-dev
   libdnnl-dev libonnx-dev prometheus-cpp-dev
 )
 tools=(
   build-essential cmake ninja-build ccache pkg-config
   protobuf-compiler protobuf-compiler-grpc
-  libgtest-dev libgmock-dev libbenchmark-dev
   libcli11-dev nlohmann-json3-dev
-  python3 python3-venv python3-pip curl unzip ca-certificates
-  clang clang-format clang-tidy
+  python3 python3-pip curl unzip ca-certificates
+)
+test_tools=(
+  libgtest-dev libgmock-dev libbenchmark-dev
+  python3-venv clang clang-format clang-tidy
 )
 
 fail() {
@@ -55,18 +62,19 @@ fuzzer_runtime() {
 }
 
 group=${1:-build}
-[[ $group == build || $group == runtime ]] || {
-  echo "usage: install_packages.sh [build|runtime]" >&2
+[[ $group =~ ^(build|programs|client|runtime)$ ]] || {
+  echo "usage: install_packages.sh [build|programs|client|runtime]" >&2
   exit 2
 }
 command -v apt-get >/dev/null ||
-  fail "no apt-get here; install by hand: ${libraries[*]} ${tools[*]}"
+  fail "no apt-get here; install by hand: ${libraries[*]} ${tools[*]} ${test_tools[*]}"
 # Where TurboJPEG's headers have the other of their two names.
 if installed libturbojpeg-dev; then
   libraries=("${libraries[@]/#libturbojpeg0-dev/libturbojpeg-dev}")
 fi
 if [[ $group == build ]] &&
-  all_installed "${libraries[@]}" "${tools[@]}" "$(fuzzer_runtime)"; then
+  all_installed "${libraries[@]}" "${tools[@]}" "${test_tools[@]}" \
+    "$(fuzzer_runtime)"; then
   exit 0
 fi
 
@@ -75,13 +83,18 @@ as_root apt-get update -qq
 if ! apt-cache show libturbojpeg0-dev >/dev/null 2>&1; then
   libraries=("${libraries[@]/#libturbojpeg0-dev/libturbojpeg-dev}")
 fi
-if [[ $group == build ]]; then
-  packages=("${libraries[@]}" "${tools[@]}" "$(fuzzer_runtime)")
-else
-  mapfile -t packages < <(shared_libraries_of "${libraries[@]}")
-  [[ ${#packages[@]} -gt 0 ]] || fail "found no shared libraries to install"
-  # LibTorch brings libtorch and libgomp, not the C++ library.
-  packages+=(libstdc++6 ca-certificates)
-fi
+case $group in
+  build)
+    packages=("${libraries[@]}" "${tools[@]}" "${test_tools[@]}" "$(fuzzer_runtime)")
+    ;;
+  programs) packages=("${libraries[@]}" "${tools[@]}") ;;
+  client) packages=("${client_libraries[@]}" "${tools[@]}") ;;
+  runtime)
+    mapfile -t packages < <(shared_libraries_of "${libraries[@]}")
+    [[ ${#packages[@]} -gt 0 ]] || fail "found no shared libraries to install"
+    # LibTorch brings libtorch and libgomp, not the C++ library.
+    packages+=(libstdc++6 ca-certificates)
+    ;;
+esac
 as_root env DEBIAN_FRONTEND=noninteractive \
   apt-get install -y -qq --no-install-recommends "${packages[@]}"

@@ -2,7 +2,8 @@
 # Brings LibTorch to .deps/libtorch. Quick when it is there.
 # Reads: LIBTORCH      a LibTorch folder of your own (with share/cmake/Torch):
 #                      .deps/libtorch becomes a link to it
-#        LIBTORCH_URL  an archive to take instead of the official one
+#        LIBTORCH_URL  an archive or a wheel to take instead of the official one
+#        LIBTORCH_SHA256  of the file to download, from there or from pip
 # Without LIBTORCH: the archive, else PyTorch's package from pip.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -47,6 +48,20 @@ aside=$(mktemp -d "$root/.deps/libtorch.XXXXXX")
 trap 'rm -rf "$aside"' EXIT
 trap 'exit 130' INT TERM
 
+# unpack FILE: an archive with a folder libtorch, or a wheel with a folder torch.
+unpack() {
+  if [[ -n ${LIBTORCH_SHA256:-} ]] &&
+    ! sha256sum --check --status <<<"$LIBTORCH_SHA256  $1"; then
+    echo "LibTorch: $(basename "$1") does not have the SHA-256 $LIBTORCH_SHA256" >&2
+    return 1
+  fi
+  local folder=libtorch
+  unzip -qt "$1" 'torch/lib/*' >/dev/null 2>&1 && folder=torch
+  unzip -q "$1" "$folder/lib/*" "$folder/include/*" "$folder/share/*" \
+    -d "$aside" 2>/dev/null || return 1
+  [[ $folder == libtorch ]] || mv "$aside/$folder" "$aside/libtorch"
+}
+
 from_archive() {
   local url=${LIBTORCH_URL:-https://download.pytorch.org/libtorch/cpu/libtorch-shared-with-deps-$version%2Bcpu.zip}
   local zip=$root/.deps/libtorch-$version.zip
@@ -60,9 +75,9 @@ from_archive() {
     echo "LibTorch: no download from there: $download_error" >&2
     return 1
   fi
-  if ! unzip -q "$zip" 'libtorch/*' -d "$aside" 2>/dev/null; then
-    echo "LibTorch: cannot unpack a folder libtorch from $url" >&2
-    rm -rf "$zip" "$aside/libtorch"
+  if ! unpack "$zip"; then
+    echo "LibTorch: cannot take it from $url" >&2
+    rm -rf "$zip" "$aside"/*
     return 1
   fi
   rm -f "$zip"
@@ -75,8 +90,7 @@ from_pip() {
     echo "LibTorch: pip has no torch==$version for this system" >&2
     return 1
   fi
-  unzip -q "$aside"/torch-*.whl 'torch/lib/*' 'torch/include/*' \
-    'torch/share/*' -d "$aside" && mv "$aside/torch" "$aside/libtorch"
+  unpack "$aside"/torch-*.whl
 }
 
 # A CUDA build in pip leaves NVIDIA's libraries to other packages.
