@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Checks docker-compose.yml and its overrides with `docker compose config`, which
+# needs no engine. Prints a line each; says so and succeeds where there is no
+# docker compose.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
+
+if ! docker compose version >/dev/null 2>&1; then
+  echo "compose files: SKIPPED, docker compose is not here"
+  exit 0
+fi
+
+# check NAME FLAG...
+check() {
+  local name=$1
+  shift
+  if ! docker compose -f docker-compose.yml "$@" config --quiet; then
+    echo "compose files, $name: FAILED"
+    failed=1
+    return
+  fi
+  echo "compose files, $name: good"
+}
+
+failed=0
+export FINETUNE_TLS_CERT=/dev/null FINETUNE_TLS_KEY=/dev/null
+export FINETUNE_TLS_CA=/dev/null FINETUNE_TOKENS=/dev/null
+check default
+check client --profile client
+check monitoring --profile monitoring
+check "TLS" -f docker/compose.tls.yml --profile client
+check "tokens" -f docker/compose.tokens.yml --profile client
+check "GPU" -f docker/compose.gpu.yml
+exit $failed
