@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds and runs all tests: the release build's, then, with sanitizers, those
-# that need no LibTorch, then each fuzzer for a minute. Ends with one line,
-# `N passed, N failed`, and fails if a test or fuzzer failed, a build failed
-# (counted as one) or nothing ran.
+# that need no LibTorch, then each fuzzer for a minute, then checks the compose
+# files where docker compose is. Ends with one line, `N passed, N failed`, and
+# fails if a test or fuzzer failed, a build failed (counted as one) or nothing ran.
 # Reads: FINETUNE_WEIGHTS, FINETUNE_DATASET  real weights and photos; tests that
 #        need them are skipped without; and setup.sh's
 set -euo pipefail
@@ -73,6 +73,14 @@ suite release "$root/scripts/setup.sh"
 suite asan configure_and_build asan
 suite tsan configure_and_build tsan
 fuzz 60
+echo "== compose"
+checked=0
+scripts/compose_check.sh || checked=$?
+case $checked in
+  0) passed=$((passed + 1)) ;;
+  77) skipped=$((skipped + 1)) ;;
+  *) failed=$((failed + 1)) ;;
+esac
 
 line="$passed passed, $failed failed"
 [[ $skipped -gt 0 ]] && line+=", $skipped skipped"
