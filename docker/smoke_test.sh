@@ -186,7 +186,8 @@ check_interruptions() {
   check "the server restarts in its middle" compose restart server
   check "and gets healthy" compose up --detach --wait
   check "the model is still served" client classify "$test_photos" --model smoke
-  check "the job goes on" has_steps "$job"
+  check "the job goes on from its checkpoint" \
+    until_says 'goes on from' client progress "$job"
   check "the server is killed in its middle" \
     docker kill --signal KILL "$(compose ps --quiet server)"
   check "and comes up again" compose up --detach --wait
