@@ -137,8 +137,8 @@ void AddClassify(const Adder& add, ServerOptions& options) {
       "CPU threads that decode and transform images to classify")
       ->check(CLI::Range(1, 1024));
   add("--max_batch", "FINETUNED_MAX_BATCH", options.max_batch,
-      "Images in one forward pass")
-      ->check(CLI::Range(1, 1024));
+      "Images in one forward pass; 0: 8 on a CPU, 32 on CUDA")
+      ->check(CLI::Range(0, 1024));
   add("--max_batch_delay", "FINETUNED_MAX_BATCH_DELAY", options.max_batch_delay,
       "Milliseconds that images which are ready may wait for others that are "
       "being decoded; a lone one never waits")

@@ -51,7 +51,7 @@ struct ServerOptions {
   int max_metadata_bytes = 8 << 10;           // A call's headers.
   int max_concurrent_streams = 1000;          // Calls on one connection.
   int preprocess_threads;                     // Of the server, >= 1.
-  size_t max_batch = 32;                      // Images in a forward pass.
+  size_t max_batch = 0;                       // See MaxBatch.
   int max_batch_delay = 2;                    // Milliseconds, >= 0; as Batcher.
   size_t max_queued_images = 512;             // Waiting for one.
   uint64_t model_memory = uint64_t{2} << 30;  // Bytes of loaded models.

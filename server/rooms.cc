@@ -1,5 +1,6 @@
 #include "server/rooms.h"
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
@@ -35,6 +36,12 @@ TrainerSpec TrainerDefaults(const ServerOptions& options,
   spec.set_max_image_pixels(options.max_image_pixels);
   spec.mutable_checkpoint_interval()->set_seconds(options.checkpoint_interval);
   return spec;
+}
+
+// Beyond these, larger batches make answers later and hardly more.
+size_t MaxBatch(const ServerOptions& options, const std::string& device) {
+  if (options.max_batch > 0) return options.max_batch;
+  return device == "cpu" ? 8 : 32;
 }
 
 // Jobs whose training goes on right now.
@@ -95,11 +102,13 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
       calls(ServiceNames(), [this](const auto& call) { EndCall(call); }),
       models(
           options.model_memory,
-          [this, predictor = PredictorOptions{.device = device,
-                                              .threads = options.threads,
-                                              .max_batch = static_cast<int>(
-                                                  options.max_batch),
-                                              .precision = options.precision}](
+          [this,
+           predictor =
+               PredictorOptions{
+                   .device = device,
+                   .threads = std::min(options.threads, Batcher::kMostThreads),
+                   .max_batch = static_cast<int>(MaxBatch(options, device)),
+                   .precision = options.precision}](
               const v1::Model& model) -> absl::StatusOr<LoadedModel> {
             ASSIGN_OR_RETURN(
                 LoadedModel loaded,
@@ -110,7 +119,7 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
                 [this](const std::string& message) { Fail(message); });
             return loaded;
           }),
-      batcher({.max_batch = options.max_batch,
+      batcher({.max_batch = MaxBatch(options, device),
                .max_waiting = options.max_queued_images,
                .max_delay = absl::Milliseconds(options.max_batch_delay),
                .preprocess_threads = options.preprocess_threads,

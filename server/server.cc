@@ -90,6 +90,7 @@ absl::Status ServerRooms::Listen(const ServerOptions& options) {
   address = absl::StartsWith(options.address, "unix")
                 ? options.address
                 : absl::StrCat(options.address.substr(0, host), ":", port);
+  SetServing(/*inference=*/false);
   UpdateHealth();
   return absl::OkStatus();
 }

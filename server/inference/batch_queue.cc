@@ -73,12 +73,16 @@ void BatchQueue::EndDecode(const BatchItem& item) {
   EraseIfEmpty(lane);
 }
 
+size_t BatchQueue::Share() const {
+  const size_t all = waiting_ + computing_;
+  return std::min(limits_.max_batch,
+                  (all + limits_.workers - 1) / limits_.workers);
+}
+
 absl::Time BatchQueue::StartOf(const Lane& lane, absl::Time idle_since) const {
   if (lane.ready.empty()) return absl::InfiniteFuture();
   const bool is_all = lane.encoded.empty() && lane.decoding == 0;
-  if (is_all || lane.ready.size() >= limits_.max_batch) {
-    return absl::InfinitePast();
-  }
+  if (is_all || lane.ready.size() >= Share()) return absl::InfinitePast();
   return std::max(lane.ready.front().ready, idle_since) + limits_.max_delay;
 }
 
@@ -90,16 +94,14 @@ absl::Time BatchQueue::NextStart(absl::Time idle_since) const {
   return next;
 }
 
-BatchQueue::Batch BatchQueue::TakeBatch(absl::Time now, absl::Time idle_since,
-                                        size_t idle_workers) {
+BatchQueue::Batch BatchQueue::TakeBatch(absl::Time now, absl::Time idle_since) {
   Batch batch;
   const auto lane = NextInTurn(last_computed_, [&](const Lane& lane) {
     return StartOf(lane, idle_since) <= now;
   });
   if (lane == lanes_.end()) return batch;
   last_computed_ = lane->first;
-  const size_t share =
-      std::min(limits_.max_batch, (ready_ + idle_workers - 1) / idle_workers);
+  const size_t share = Share();
   std::deque<BatchItem>& ready = lane->second.ready;
   while (!ready.empty() && batch.items.size() < share) {
     const bool wanted = ready.front().request->IsWanted(now);

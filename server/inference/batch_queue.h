@@ -27,6 +27,7 @@ class BatchQueue {
  public:
   struct Limits {
     size_t max_batch;          // In a forward pass, >= 1.
+    size_t workers;            // Forward passes at once, >= 1.
     size_t max_waiting;        // >= 1.
     size_t max_decoded;        // Ready or being decoded, and one a model more.
     absl::Duration max_delay;  // See NextStart.
@@ -63,14 +64,13 @@ class BatchQueue {
 
   // When the next batch is to start if no image comes until then, for a thread
   // that has been idle since `idle_since`: InfiniteFuture if nothing is ready,
-  // InfinitePast if a model's ready images fill a batch or are all that waits
-  // of it. Otherwise, when a thread has been idle and the image that is ready
-  // for longest has waited for `max_delay`.
+  // InfinitePast if a model's ready images are a worker's share or all that
+  // waits of it. Otherwise, when a thread has been idle and the image that is
+  // ready for longest has waited for `max_delay`.
   absl::Time NextStart(absl::Time idle_since) const;
 
-  // The batch that is due, if there is one. Shares all ready images evenly
-  // between the `idle_workers` >= 1 threads, of which the caller is one.
-  Batch TakeBatch(absl::Time now, absl::Time idle_since, size_t idle_workers);
+  // The batch that is due, if there is one: at most a worker's share.
+  Batch TakeBatch(absl::Time now, absl::Time idle_since);
   void EndBatch(size_t images) { computing_ -= images; }
 
   // What waits and is not wanted any more; what waits at all. Not what is being
@@ -90,6 +90,9 @@ class BatchQueue {
   // No empty ones. The images hold the models.
   using Lanes = std::map<const Servable*, Lane>;
 
+  // An even part of all that is in here, computing or not, and at most a batch:
+  // one worker with many would keep them waiting, while others soon have none.
+  size_t Share() const;
   bool MayDecode(const Lane& lane) const;
   absl::Time StartOf(const Lane& lane, absl::Time idle_since) const;
   template <typename Condition>

@@ -37,12 +37,11 @@ class BatchQueueTest : public ::testing::Test {
     for (int i = 0; i < images; ++i) Decode();
   }
   // The size of the batch that a thread takes that is idle since the start.
-  size_t Take(size_t idle_workers = 1) {
-    return queue_.TakeBatch(now_, kStart, idle_workers).items.size();
-  }
+  size_t Take() { return queue_.TakeBatch(now_, kStart).items.size(); }
 
   absl::Time now_ = kStart;
   BatchQueue queue_{{.max_batch = 4,
+                     .workers = 1,
                      .max_waiting = 16,
                      .max_decoded = 8,
                      .max_delay = kDelay}};
@@ -97,11 +96,17 @@ TEST_F(BatchQueueTest, ImageThatCannotBeDecodedIsNotWaitedFor) {
   EXPECT_EQ(queue_.waiting(), 0u);
 }
 
-TEST_F(BatchQueueTest, IdleThreadsShareWhatIsReady) {
-  Add(NewModel(), 5);
-  Decode(5);
-  EXPECT_EQ(Take(/*idle_workers=*/2), 3u);
-  EXPECT_EQ(Take(/*idle_workers=*/1), 2u);
+TEST(BatchQueueShareTest, WorkersShareAllThatIsHere) {
+  BatchQueue queue(
+      {.max_batch = 4, .workers = 2, .max_waiting = 16, .max_decoded = 8});
+  const Servable model;
+  auto request = std::make_shared<PendingClassify>();
+  request->work.servable = {std::shared_ptr<void>(), &model};
+  request->work.images.resize(5);
+  queue.Add(request);
+  for (int i = 0; i < 5; ++i) queue.AddReady(queue.TakeEncoded());
+  EXPECT_EQ(queue.TakeBatch(kStart, kStart).items.size(), 3u);
+  EXPECT_EQ(queue.TakeBatch(kStart, kStart).items.size(), 2u);
 }
 
 TEST_F(BatchQueueTest, ModelsTakeTurnsAtDecodingAndComputing) {
@@ -113,7 +118,7 @@ TEST_F(BatchQueueTest, ModelsTakeTurnsAtDecodingAndComputing) {
   // Neither is due later than when the other had its turn.
   std::vector<const Servable*> turns;
   for (int i = 0; i < 2; ++i) {
-    turns.push_back(queue_.TakeBatch(now_, kStart, 1).items[0].model());
+    turns.push_back(queue_.TakeBatch(now_, kStart).items[0].model());
   }
   EXPECT_THAT(turns, ::testing::UnorderedElementsAre(busy.get(), other.get()));
 }
@@ -178,7 +183,7 @@ TEST_F(BatchQueueTest, BatchHoldsNoUnwantedWorkInPlaceOfWanted) {
   Add(model, 4);
   Decode(7);
   abandoned->work.cancelled = [] { return true; };
-  const BatchQueue::Batch batch = queue_.TakeBatch(now_, kStart, 1);
+  const BatchQueue::Batch batch = queue_.TakeBatch(now_, kStart);
   EXPECT_EQ(batch.items.size(), 4u);
   EXPECT_EQ(batch.dropped.size(), 3u);
   EXPECT_EQ(queue_.computing(), 4u);

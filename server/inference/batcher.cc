@@ -28,6 +28,7 @@ absl::StatusOr<std::vector<Probabilities>> Forward(
 BatchQueue::Limits LimitsOf(const Batcher::Options& options) {
   return {
       .max_batch = options.max_batch,
+      .workers = static_cast<size_t>(options.workers),
       .max_waiting = options.max_waiting,
       .max_decoded = options.max_batch * static_cast<size_t>(options.workers),
       .max_delay = options.max_delay};
@@ -207,14 +208,9 @@ void Batcher::Compute() {
     int threads = 1;
     {
       const MutexLock lock(mu_);
-      ++idle_workers_;
-      const bool due = AwaitBatch(idle_since);
-      if (due) {
-        batch = queue_.TakeBatch(options_.now(), idle_since, idle_workers_);
-        threads = ThreadsOf(batch.items.size());
-      }
-      --idle_workers_;
-      if (!due) return;
+      if (!AwaitBatch(idle_since)) return;
+      batch = queue_.TakeBatch(options_.now(), idle_since);
+      threads = ThreadsOf(batch.items.size());
       for (BatchItem& item : batch.dropped) Drop(item, finished);
     }
     CallBack(std::move(finished));
@@ -242,10 +238,12 @@ bool Batcher::AwaitBatch(absl::Time idle_since) {
   }
 }
 
-// One, until there are fewer images in here than workers.
+// One, until there are fewer images in here than workers: then each is computed
+// alone.
 int Batcher::ThreadsOf(size_t batch) const {
-  const size_t all = std::max<size_t>(1, queue_.waiting() + queue_.computing());
-  return std::max(1, static_cast<int>(batch * options_.workers / all));
+  if (batch != 1) return 1;
+  const auto all = static_cast<int>(queue_.waiting() + queue_.computing());
+  return std::clamp(options_.workers / all, 1, kMostThreads);
 }
 
 void Batcher::Run(std::vector<BatchItem> batch, int threads) {

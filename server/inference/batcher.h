@@ -7,9 +7,9 @@
 // pass of its own on one thread: streams without barriers, two of which beat
 // one pass on two threads. An image that is alone in here has no delay and gets
 // all threads. Where more are about to be ready, an idle worker waits for them,
-// but not longer than `max_delay`; ready images are shared between the workers
-// that are idle. Batches so grow by themselves when requests come faster than
-// they are answered. BatchQueue has the rules, and those of fairness.
+// but not longer than `max_delay`, and takes no more than its share of all that
+// is in here. Batches so grow by themselves when requests come faster than they
+// are answered. BatchQueue has the rules, and those of fairness.
 //
 // Work whose caller has gone or whose deadline has passed is dropped before it
 // is decoded, before it is computed, and when its place is needed; what would
@@ -42,6 +42,10 @@ namespace finetune {
 // Thread-safe.
 class Batcher {
  public:
+  // Of a lone image's forward pass: it gains little from more, and each worker
+  // keeps its helpers.
+  static constexpr int kMostThreads = 8;
+
   struct Options {
     size_t max_batch = 32;                             // Images, >= 1.
     size_t max_waiting = 512;                          // Images, >= 1.
@@ -129,7 +133,6 @@ class Batcher {
   BatchQueue queue_ ABSL_GUARDED_BY(mu_);
   Throughput throughput_ ABSL_GUARDED_BY(mu_);
   std::vector<std::unique_ptr<float[]>> spare_inputs_ ABSL_GUARDED_BY(mu_);
-  size_t idle_workers_ ABSL_GUARDED_BY(mu_) = 0;
   Stats counts_ ABSL_GUARDED_BY(mu_);  // Without those of now.
   std::vector<std::jthread> threads_;  // Last: start when all above exists.
 };

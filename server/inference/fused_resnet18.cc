@@ -21,11 +21,7 @@ class OmpThreads {
   explicit OmpThreads(int threads) : before_(omp_get_max_threads()) {
     omp_set_num_threads(threads);
   }
-  ~OmpThreads() {
-    // Helpers would go on spinning for milliseconds on a core that others need.
-    omp_pause_resource(omp_pause_soft, omp_get_initial_device());
-    omp_set_num_threads(before_);
-  }
+  ~OmpThreads() { omp_set_num_threads(before_); }
   OmpThreads(const OmpThreads&) = delete;
   OmpThreads& operator=(const OmpThreads&) = delete;
 

@@ -52,8 +52,8 @@ class FusedResNet18 {
   void Warm(int max_batch, int threads);
 
   // Logits [N][classes] of N inputs of kInputFloats floats (data/transforms.h)
-  // on `threads` >= 1 threads, the calling one and helpers that are gone when
-  // it returns. The same number of inputs on as many threads gives the same
+  // on `threads` >= 1 threads, the calling one and helpers that sleep until it
+  // calls again. The same number of inputs on as many threads gives the same
   // bits; another number of either, or another place in the batch, differs by
   // rounding.
   std::vector<float> Forward(absl::Span<const float* const> inputs,

@@ -35,11 +35,12 @@ LoadedModel OnCpu(const ResNet18Impl& net, size_t classes,
                   const PredictorOptions& options) {
   auto fused = std::make_shared<FusedResNet18>(Fold(net));
   fused->Warm(options.max_batch, 1);
-  if (options.threads > 1) fused->Warm(options.max_batch, options.threads);
+  for (int threads = 2; threads <= options.threads; ++threads) {
+    fused->Warm(1, threads);
+  }
   // Its workspace is there afterwards, its pages too.
   const std::vector<float> zeros(kInputFloats);
-  fused->Forward(std::vector<const float*>(options.max_batch, zeros.data()),
-                 options.threads);
+  fused->Forward(std::vector<const float*>(options.max_batch, zeros.data()), 1);
   return {
       .forward =
           [fused, classes](absl::Span<const float* const> inputs, int threads) {

@@ -23,9 +23,10 @@ struct PredictorOptions {
 };
 
 // Loads the weights and makes ready all that batches of 1..max_batch inputs of
-// kInputFloats floats (data/transforms.h) need on `threads` threads, or on one:
-// the first answer is as quick as any. `bytes` are some 400 MB on a CPU with
-// two threads and batches of 32; each further call at once adds a workspace.
+// kInputFloats floats (data/transforms.h) need on one thread, and lone inputs
+// on up to `threads`: the first answer is as quick as any. `bytes` are some
+// 300 MB on a CPU, for batches of 8; each further call at once adds a
+// workspace.
 //
 // NOT_FOUND or INVALID_ARGUMENT if the weights are missing or do not fit
 // `classes`; INVALID_ARGUMENT for a precision that the device does not have.
