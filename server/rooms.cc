@@ -56,8 +56,9 @@ std::vector<v1::FineTuneJob> RunningJobs(const JobStore& jobs) {
   return std::move(page->jobs);
 }
 
-QueueStats ToQueueStats(const Batcher::Stats& stats) {
+QueueStats ToQueueStats(const Batcher::Stats& stats, size_t max_waiting) {
   return {.waiting_images = static_cast<int64_t>(stats.waiting),
+          .max_waiting_images = static_cast<int64_t>(max_waiting),
           .dropped_by_deadline = static_cast<int64_t>(stats.expired),
           .dropped_by_cancel = static_cast<int64_t>(stats.cancelled)};
 }
@@ -91,14 +92,21 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
       device(std::move(device_name)),
       authorizer(std::move(gatekeeper)),
       state(std::move(state_folder)),
-      metrics({.version = FINETUNE_VERSION,
-               .libtorch = LibTorchVersion(),
-               .device = device},
-              {.queue = [this] { return ToQueueStats(batcher.stats()); },
-               .models = [this] { return ToModelStats(models.stats()); },
-               .jobs_by_state = [this] { return state->jobs().CountByState(); },
-               .running_jobs = [this] { return RunningJobs(state->jobs()); },
-               .dropped_log_lines = DroppedLogLines}),
+      metrics(
+          {.version = FINETUNE_VERSION,
+           .libtorch = LibTorchVersion(),
+           .device = device},
+          {.queue =
+               [this, max_waiting = options.max_queued_images] {
+                 return ToQueueStats(batcher.stats(), max_waiting);
+               },
+           .models = [this] { return ToModelStats(models.stats()); },
+           .jobs_by_state = [this] { return state->jobs().CountByState(); },
+           .running_jobs = [this] { return RunningJobs(state->jobs()); },
+           .dropped_log_lines = DroppedLogLines,
+           .state_disk = [dir = std::filesystem::absolute(
+                              options.state_dir)] { return DiskSpace(dir); },
+           .memory = [] { return MemorySpace(); }}),
       calls(ServiceNames(), [this](const auto& call) { EndCall(call); }),
       models(
           options.model_memory,

@@ -54,6 +54,9 @@ void AddQueue(const QueueStats& stats, Families& out) {
   out.Gauge("finetune_classify_waiting_images",
             "Images that wait for their forward pass.",
             static_cast<double>(stats.waiting_images));
+  out.Gauge("finetune_classify_max_waiting_images",
+            "Images that may wait (--max_queued_images).",
+            static_cast<double>(stats.max_waiting_images));
   constexpr char kName[] = "finetune_classify_dropped_total";
   constexpr char kHelp[] =
       "Requests dropped from the queue before they cost a forward pass.";
@@ -128,6 +131,24 @@ void AddTraining(const v1::FineTuneJob& job, Families& out) {
   out.Gauge(kAccuracy, kAccuracyHelp, last.test_accuracy(), of_split("test"));
 }
 
+void AddStateDisk(const Space& disk, Families& out) {
+  out.Gauge("finetune_state_disk_bytes",
+            "Size of the file system that holds the state folder.",
+            static_cast<double>(disk.total_bytes));
+  out.Gauge("finetune_state_disk_free_bytes",
+            "Bytes of it that the server may still take.",
+            static_cast<double>(disk.free_bytes));
+}
+
+void AddMemory(const Space& memory, Families& out) {
+  out.Gauge("finetune_memory_limit_bytes",
+            "Memory that the server's container may take.",
+            static_cast<double>(memory.total_bytes));
+  out.Gauge("finetune_memory_used_bytes",
+            "Memory that it takes, trainers and all.",
+            static_cast<double>(memory.total_bytes - memory.free_bytes));
+}
+
 double Seconds(const timeval& time) {
   return static_cast<double>(time.tv_sec) +
          static_cast<double>(time.tv_usec) / 1e6;
@@ -167,6 +188,12 @@ std::vector<MetricFamily> CollectedMetrics::Collect() const {
     out.Counter("finetune_log_lines_dropped_total",
                 "Lines that came faster than the log's reader took them.",
                 static_cast<double>(sources_.dropped_log_lines()));
+  }
+  if (sources_.state_disk) {
+    if (const auto disk = sources_.state_disk()) AddStateDisk(*disk, out);
+  }
+  if (sources_.memory) {
+    if (const auto memory = sources_.memory()) AddMemory(*memory, out);
   }
   AddProcess(out);
   return out.Take();

@@ -75,9 +75,12 @@ TEST(MetricsTest, ValuesOfOtherRoomsAreThoseOfTheMomentOfTheScrape) {
            [] {
              return std::map<v1::JobState, int64_t>{{v1::JOB_STATE_FAILED, 3}};
            },
-       .dropped_log_lines = [] { return 7u; }});
+       .dropped_log_lines = [] { return 7u; },
+       .state_disk = [] { return Space{.total_bytes = 100, .free_bytes = 40}; },
+       .memory = [] { return Space{.total_bytes = 64, .free_bytes = 24}; }});
   EXPECT_THAT(metrics.Text(), HasSubstr("finetune_classify_waiting_images 0"));
-  queue = {.waiting_images = 9, .dropped_by_deadline = 4};
+  queue = {
+      .waiting_images = 9, .max_waiting_images = 512, .dropped_by_deadline = 4};
   EXPECT_THAT(
       metrics.Text(),
       AllOf(
@@ -90,6 +93,11 @@ TEST(MetricsTest, ValuesOfOtherRoomsAreThoseOfTheMomentOfTheScrape) {
           HasSubstr("finetune_model_load_seconds_total 2"),
           HasSubstr(R"(finetune_jobs{state="failed"} 3)"),
           HasSubstr(R"(finetune_jobs{state="running"} 0)"),
+          HasSubstr("finetune_classify_max_waiting_images 512"),
+          HasSubstr("finetune_state_disk_bytes 100"),
+          HasSubstr("finetune_state_disk_free_bytes 40"),
+          HasSubstr("finetune_memory_limit_bytes 64"),
+          HasSubstr("finetune_memory_used_bytes 40"),
           HasSubstr("finetune_log_lines_dropped_total 7")));
 }
 
@@ -113,6 +121,15 @@ TEST(MetricsTest, RunningJobsShowHowTheyTrain) {
           HasSubstr(R"(finetune_training_loss{job="job-1",split="train"} 0.5)"),
           HasSubstr(
               R"(finetune_training_accuracy{job="job-1",split="test"} 0.75)")));
+}
+
+TEST(MetricsTest, SpaceThatIsNotKnownIsLeftOut) {
+  const std::string text =
+      Metrics(kBuild, {.state_disk = [] { return std::nullopt; },
+                       .memory = [] { return std::nullopt; }})
+          .Text();
+  EXPECT_THAT(text, Not(HasSubstr("finetune_state_disk")));
+  EXPECT_THAT(text, Not(HasSubstr("finetune_memory")));
 }
 
 TEST(MetricsTest, ProcessAndBuildAreShown) {

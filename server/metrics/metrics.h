@@ -15,6 +15,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,11 +23,13 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "finetune/v1/job.pb.h"
+#include "server/metrics/space.h"
 
 namespace finetune {
 
 struct QueueStats {
   int64_t waiting_images = 0;
+  int64_t max_waiting_images = 0;   // --max_queued_images.
   int64_t dropped_by_deadline = 0;  // Requests, since the start.
   int64_t dropped_by_cancel = 0;
 };
@@ -46,6 +49,8 @@ struct MetricSources {
   std::function<std::map<v1::JobState, int64_t>()> jobs_by_state;
   std::function<std::vector<v1::FineTuneJob>()> running_jobs;
   std::function<uint64_t()> dropped_log_lines;
+  // What has nothing to tell leaves its metrics out, too.
+  std::function<std::optional<Space>()> state_disk, memory;
 };
 
 // Labels of finetune_build_info.
