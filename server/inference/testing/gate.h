@@ -13,12 +13,8 @@ class Gate {
   explicit Gate(bool open = false) : open_(open) {}
 
   void Pass() ABSL_LOCKS_EXCLUDED(mu_) {
-    {
-      const MutexLock lock(
-          mu_);  // Its end wakes AwaitEntered; Await would not.
-      ++entered_;
-    }
     const MutexLock lock(mu_);
+    ++entered_;
     mu_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return open_; });
   }
   // Until so many threads have come, whether they have left or not.
