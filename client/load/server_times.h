@@ -25,8 +25,8 @@ class ServerTimes {
   double MeanCompute() const { return Mean(compute_); }
   double MeanBatchSize() const { return Mean(batch_size_); }
 
-  // Of what an answer took beyond queue, preprocess and compute: the wire, gRPC
-  // on both sides, and our own handling of the request.
+  // Of what an answer took beyond preprocess and compute: the wire, gRPC on
+  // both sides, our own handling of the request, and its waiting.
   double MedianOverhead() const;
 
  private:
