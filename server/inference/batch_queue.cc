@@ -44,6 +44,11 @@ bool BatchQueue::CanDecode() const {
   });
 }
 
+bool BatchQueue::HasLoneEncoded() const {
+  return waiting_ == 1 && computing_ == 0 && HasEncoded() &&
+         limits_.workers > 1;
+}
+
 bool BatchQueue::HasEncoded() const { return waiting_ > decoding_ + ready_; }
 
 BatchItem BatchQueue::TakeEncoded() {

@@ -54,6 +54,9 @@ class BatchQueue {
 
   // Whether an image is to be decoded and may be.
   bool CanDecode() const;
+  // Whether a worker is to decode it itself: it is all there is in here, and
+  // another worker is left to compute what comes meanwhile.
+  bool HasLoneEncoded() const;
   bool HasEncoded() const;
   // The next image, now being decoded. REQUIRES: CanDecode().
   BatchItem TakeEncoded();

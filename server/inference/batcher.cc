@@ -10,6 +10,10 @@
 namespace finetune {
 namespace {
 
+// Of the time that an answer is expected to take, so that it comes before its
+// deadline where the machine turns slower meanwhile.
+constexpr double kDeadlineMargin = 1.25;
+
 // The edge of the exception world: Torch throws, we return.
 absl::StatusOr<std::vector<Probabilities>> Forward(
     const Servable& servable, const std::vector<const float*>& inputs,
@@ -102,7 +106,9 @@ absl::Status Batcher::CheckAdmission(PendingClassify& request,
   const size_t until = queue_.CountUntilAnswered(model, images) +
                        std::min(before, options_.max_batch);
   const absl::Duration wait = absl::Seconds(static_cast<double>(until) / *rate);
-  if (now + wait <= request.work.deadline) return absl::OkStatus();
+  if (now + kDeadlineMargin * wait <= request.work.deadline) {
+    return absl::OkStatus();
+  }
   return RetryAfter(
       absl::ResourceExhaustedError(absl::StrCat(
           before, " images come first: an answer would take about ",
@@ -152,39 +158,37 @@ Batcher::Stats Batcher::stats() const {
 
 void Batcher::Preprocess() {
   while (true) {
-    BatchItem item;
-    bool wanted = false;
-    {
-      const MutexLock lock(mu_);
-      mu_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-        return queue_.CanDecode() || (closing_ && !queue_.HasEncoded());
-      });
-      if (!queue_.CanDecode()) return;
-      item = queue_.TakeEncoded();
-      wanted = item.request->IsWanted(options_.now());
-      if (wanted && !spare_inputs_.empty()) {
-        item.input = std::move(spare_inputs_.back());
-        spare_inputs_.pop_back();
-      }
-    }
-    const absl::Status status = wanted ? Decode(item) : absl::OkStatus();
     Finished finished;
     {
       const MutexLock lock(mu_);
-      if (wanted && status.ok()) {
-        queue_.AddReady(std::move(item));
-      } else {
-        queue_.EndDecode(item);
-        if (wanted) {
-          item.request->outcome.images[item.index] = status;
-          End(item, finished);
-        } else {
-          Drop(item, finished);
-        }
-      }
+      mu_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return (queue_.CanDecode() && !queue_.HasLoneEncoded()) ||
+               (closing_ && !queue_.HasEncoded());
+      });
+      if (!queue_.CanDecode()) return;
+      DecodeNext(finished);
     }
     CallBack(std::move(finished));
   }
+}
+
+void Batcher::DecodeNext(Finished& finished) {
+  BatchItem item = queue_.TakeEncoded();
+  if (!item.request->IsWanted(options_.now())) {
+    queue_.EndDecode(item);
+    return Drop(item, finished);
+  }
+  if (!spare_inputs_.empty()) {
+    item.input = std::move(spare_inputs_.back());
+    spare_inputs_.pop_back();
+  }
+  mu_.Unlock();
+  absl::Status status = Decode(item);
+  mu_.Lock();
+  if (status.ok()) return queue_.AddReady(std::move(item));
+  queue_.EndDecode(item);
+  item.request->outcome.images[item.index] = std::move(status);
+  End(item, finished);
 }
 
 absl::Status Batcher::Decode(BatchItem& item) const {
@@ -208,7 +212,8 @@ void Batcher::Compute() {
     int threads = 1;
     {
       const MutexLock lock(mu_);
-      if (!AwaitBatch(idle_since)) return;
+      if (!AwaitWork(idle_since)) return;
+      if (queue_.HasLoneEncoded()) DecodeNext(finished);
       batch = queue_.TakeBatch(options_.now(), idle_since);
       threads = ThreadsOf(batch.items.size());
       for (BatchItem& item : batch.dropped) Drop(item, finished);
@@ -220,14 +225,14 @@ void Batcher::Compute() {
   }
 }
 
-bool Batcher::AwaitBatch(absl::Time idle_since) {
-  while (true) {
+bool Batcher::AwaitWork(absl::Time idle_since) {
+  while (!queue_.HasLoneEncoded()) {
     const absl::Time start = queue_.NextStart(idle_since);
     const absl::Duration left = start - options_.now();
     if (left <= absl::ZeroDuration()) return true;
     if (closing_ && queue_.waiting() == 0) return false;
     const auto changed = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-      return queue_.NextStart(idle_since) < start ||
+      return queue_.NextStart(idle_since) < start || queue_.HasLoneEncoded() ||
              (closing_ && queue_.waiting() == 0);
     };
     if (start == absl::InfiniteFuture()) {
@@ -236,6 +241,7 @@ bool Batcher::AwaitBatch(absl::Time idle_since) {
       mu_.AwaitFor(left, changed);
     }
   }
+  return true;
 }
 
 // One, until there are fewer images in here than workers: then each is computed

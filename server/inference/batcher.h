@@ -5,11 +5,12 @@
 //
 // Decoding overlaps the forward passes. Each worker normally runs a forward
 // pass of its own on one thread: streams without barriers, two of which beat
-// one pass on two threads. An image that is alone in here has no delay and gets
-// all threads. Where more are about to be ready, an idle worker waits for them,
-// but not longer than `max_delay`, and takes no more than its share of all that
-// is in here. Batches so grow by themselves when requests come faster than they
-// are answered. BatchQueue has the rules, and those of fairness.
+// one pass on two threads. An image that is alone in here has no delay: one of
+// several workers decodes it, too, and has all threads for its forward pass.
+// Where more are about to be ready, an idle worker waits for them, but not
+// longer than `max_delay`, and takes no more than its share of all that is in
+// here. Batches so grow by themselves when requests come faster than they are
+// answered. BatchQueue has the rules, and those of fairness.
 //
 // Work whose caller has gone or whose deadline has passed is dropped before it
 // is decoded, before it is computed, and when its place is needed; what would
@@ -109,9 +110,13 @@ class Batcher {
   void Preprocess() ABSL_LOCKS_EXCLUDED(mu_);
   void Compute() ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Decodes the next image, without the lock.
+  // REQUIRES: queue_.CanDecode().
+  void DecodeNext(Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Decode(BatchItem& item) const;
-  // Returns when a batch is due; false: none will be any more.
-  bool AwaitBatch(absl::Time idle_since) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Returns when there is a lone image to decode or a batch is due; false:
+  // neither will be any more.
+  bool AwaitWork(absl::Time idle_since) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // For a forward pass over `batch` images.
   int ThreadsOf(size_t batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Run(std::vector<BatchItem> batch, int threads) ABSL_LOCKS_EXCLUDED(mu_);

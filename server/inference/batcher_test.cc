@@ -5,6 +5,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -123,6 +124,25 @@ TEST_F(BatcherTest, ImagesAreAnsweredInOrderAndABadOneFailsAlone) {
   EXPECT_THAT(images[1], StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ((*images[2])[0], 3);
   EXPECT_EQ(call.Get()->batch_size, 2);
+}
+
+TEST_F(BatcherTest, LoneImageIsDecodedWhereItIsComputed) {
+  std::vector<std::thread::id> threads;
+  const auto note = [&] { threads.push_back(std::this_thread::get_id()); };
+  options_.workers = 2;
+  Batcher batcher(options_,
+                  [&](absl::string_view image, absl::Span<float> input) {
+                    note();
+                    return ReadNumber(image, input);
+                  });
+  Call call(batcher, {ModelOf([&](absl::Span<const float* const> inputs, int) {
+                        note();
+                        return Echo(inputs);
+                      }),
+                      {"1"}});
+  ASSERT_THAT(call.Get(), IsOk());
+  ASSERT_EQ(threads.size(), 2u);
+  EXPECT_EQ(threads[0], threads[1]);
 }
 
 TEST_F(BatcherTest, LoneImageGetsAllThreadsAtOnce) {
@@ -262,10 +282,10 @@ TEST_F(BatcherTest, WhatWouldComeTooLateIsRefusedWhenTheSpeedIsKnown) {
   Gate gate;
   Call blocking(batcher, {GatedModel(gate), {"0"}});
   gate.AwaitEntered();
-  Call late(batcher, {slow, {"1"}, After(absl::Milliseconds(1400))});
+  Call late(batcher, {slow, {"1"}, After(absl::Milliseconds(1850))});
   EXPECT_THAT(late.Get(), StatusIs(absl::StatusCode::kResourceExhausted));
   EXPECT_TRUE(late.Get().status().GetPayload(kRetryInfo));
-  Call in_time(batcher, {slow, {"1"}, After(absl::Milliseconds(1600))});
+  Call in_time(batcher, {slow, {"1"}, After(absl::Milliseconds(1900))});
   gate.Open();
   EXPECT_THAT(in_time.Get(), IsOk());
   Call alone(batcher, {EchoModel(), {"1"}, After(absl::Milliseconds(1))});

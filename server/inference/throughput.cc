@@ -6,7 +6,7 @@
 namespace finetune {
 namespace {
 
-constexpr double kMemorySeconds = 5;
+constexpr double kMemorySeconds = 2;
 constexpr double kEnoughSeconds = 1;
 constexpr absl::Duration kStale = absl::Seconds(10);
 

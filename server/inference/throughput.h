@@ -22,7 +22,7 @@ class Throughput {
   std::optional<double> Rate(absl::Time now) const;
 
  private:
-  // Both fade, by the half in some 3 s of work.
+  // Both fade, by the half in 1.4 s of work.
   double seconds_ = 0;
   double images_ = 0;
   absl::Time last_ = absl::InfinitePast();
