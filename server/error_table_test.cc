@@ -8,6 +8,7 @@
 #include <string>
 
 #include "common/grpc_status.h"
+#include "common/request_parser.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "finetune/v1/dataset_service.grpc.pb.h"
@@ -230,6 +231,17 @@ TEST_F(ErrorTableTest, BadFieldIsNamedWithItsRange) {
   EXPECT_THAT(status,
               IsError(absl::StatusCode::kInvalidArgument, "BadRequest"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("1..1000"));
+}
+
+TEST_F(ErrorTableTest, RequestOfTooManyFieldsIsInvalidWhateverItsToken) {
+  v1::ClassifyRequest request;
+  while (request.images_size() <= kMaxRequestFields) request.add_images("");
+  for (const char* token : {kClassify, ""}) {
+    v1::ClassifyResponse response;
+    const absl::Status status = Classify(request, response, token);
+    EXPECT_THAT(status, IsError(absl::StatusCode::kInvalidArgument, ""));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("at most 16384"));
+  }
 }
 
 TEST_F(ErrorTableTest, WhatIsUnknownIsNotFound) {

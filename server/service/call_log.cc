@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "common/request_parser.h"
 #include "google/protobuf/descriptor.h"
 
 namespace finetune {
@@ -117,6 +118,7 @@ class CallLog::Call final : public grpc::experimental::Interceptor {
       return batch->QueryInterceptionHookPoint(hook);
     };
     if (at(Hook::POST_RECV_INITIAL_METADATA)) TakeId(*batch);
+    if (at(Hook::POST_RECV_MESSAGE)) NoteParseError();
     if (at(Hook::PRE_SEND_STATUS)) End(*batch);
     batch->Proceed();
   }
@@ -136,7 +138,23 @@ class CallLog::Call final : public grpc::experimental::Interceptor {
     record_.request_id = IsRequestId(id) ? std::string(id) : DrawRequestId();
   }
 
+  // A stream may be ending at the same time, on another thread.
+  void NoteParseError() {
+    const grpc::Status error = TakeParseError();
+    if (error.ok()) return;
+    const MutexLock lock(log_.mu_);
+    parse_error_ = error;
+  }
+
+  grpc::Status parse_error() const {
+    const MutexLock lock(log_.mu_);
+    return parse_error_;
+  }
+
   void End(InterceptorBatchMethods& batch) {
+    // The handler has not seen the request, or takes it for a stream's end.
+    const grpc::Status error = parse_error();
+    if (!error.ok()) batch.ModifySendStatus(error);
     record_.status = batch.GetSendStatus();
     record_.peer = info_.server_context()->peer();
     record_.elapsed = absl::Now() - begin_;
@@ -149,6 +167,8 @@ class CallLog::Call final : public grpc::experimental::Interceptor {
   ServerRpcInfo& info_;
   const absl::Time begin_;
   CallRecord record_;
+  // Of the request or a stream's message.
+  grpc::Status parse_error_ ABSL_GUARDED_BY(log_.mu_);
 };
 
 class CallLog::CallFactory final

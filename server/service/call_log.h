@@ -1,5 +1,6 @@
 // Every call of every service, seen from outside the handlers: an interceptor
-// that gives each a request id and reports its end.
+// that gives each a request id and reports its end. A call whose request could
+// not be parsed (common/request_parser.h) ends with that error.
 //
 // The id is the caller's `x-request-id` metadata, if it is 1..64 of
 // [A-Za-z0-9._-], else a random one, and goes back as `x-request-id` in the

@@ -4,6 +4,8 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/match.h"
+#include "common/request_parser.h"
 #include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "gmock/gmock.h"
@@ -23,6 +25,7 @@ namespace {
 using testing::CallAny;
 using ::testing::Contains;
 using testing::ExpectOfEveryMethod;
+using ::testing::HasSubstr;
 using testing::IsOk;
 using testing::MethodsOf;
 using testing::ServicesOf;
@@ -43,6 +46,7 @@ class EveryMethodTest : public ::testing::Test {
     builder.RegisterService(&open_inference_);
     builder.RegisterService(&dataset_service_);
     builder.RegisterService(&model_service_);
+    inference_room_.calls.Attach(builder);
     server_ = builder.BuildAndStart();
     channel_ = server_->InProcessChannel({});
   }
@@ -125,6 +129,20 @@ TEST_F(EveryMethodTest, TokenToClassifyMayLookAtModels) {
       CallAny(channel_, "/finetune.v1.ModelService/GetModel", kClassifyToken)
           .code(),
       absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(EveryMethodTest, OfOursRefusesARequestOfTooManyFields) {
+  std::string unknown_fields;
+  for (int i = 0; i <= kMaxRequestFields; ++i) unknown_fields += "\x78\x01";
+  for (const std::string& service : ServicesOf(channel_)) {
+    if (absl::StartsWith(service, "grpc.")) continue;  // The library's own.
+    for (const std::string& method : MethodsOf(service)) {
+      const absl::Status status =
+          CallAny(channel_, method, kAdminToken, unknown_fields);
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << method;
+      EXPECT_THAT(std::string(status.message()), HasSubstr("fields")) << method;
+    }
+  }
 }
 
 TEST_F(EveryMethodTest, HealthIsOpenToProbes) {
