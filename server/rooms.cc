@@ -63,6 +63,13 @@ QueueStats ToQueueStats(const Batcher::Stats& stats, size_t max_waiting) {
           .dropped_by_cancel = static_cast<int64_t>(stats.cancelled)};
 }
 
+std::optional<Space> GpuSpace(const std::string& device) {
+  const auto memory = MemoryOfGpu(device);
+  if (!memory) return std::nullopt;
+  return Space{.total_bytes = memory->total_bytes,
+               .free_bytes = memory->free_bytes};
+}
+
 LoadedModelStats ToModelStats(const ModelCache::Stats& stats) {
   return {.loaded = static_cast<int64_t>(stats.models),
           .bytes = static_cast<int64_t>(stats.bytes),
@@ -106,7 +113,8 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
            .dropped_log_lines = DroppedLogLines,
            .state_disk = [dir = std::filesystem::absolute(
                               options.state_dir)] { return DiskSpace(dir); },
-           .memory = [] { return MemorySpace(); }}),
+           .memory = [] { return MemorySpace(); },
+           .gpu_memory = [this] { return GpuSpace(device); }}),
       calls(ServiceNames(), [this](const auto& call) { EndCall(call); }),
       models(
           options.model_memory,

@@ -67,8 +67,8 @@ ROWS = {
                                          ("finetune_memory_limit_bytes", "limit")]),
         ("Server's CPU cores", "none", [(rate("process_cpu_seconds_total"), "cores")]),
         ("State disk", "bytes", [("finetune_state_disk_free_bytes", "free"), ("finetune_state_disk_bytes", "size")]),
-        ("GPU memory", "bytes", [("finetune_gpu_memory_used_bytes", "{{device}} used"),
-                                 ("finetune_gpu_memory_total_bytes", "{{device}} total")]),
+        ("GPU memory", "bytes", [("finetune_gpu_memory_free_bytes", "free"),
+                                 ("finetune_gpu_memory_total_bytes", "total")]),
     ],
 }
 

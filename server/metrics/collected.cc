@@ -149,6 +149,16 @@ void AddMemory(const Space& memory, Families& out) {
             static_cast<double>(memory.total_bytes - memory.free_bytes));
 }
 
+void AddGpuMemory(const Space& memory, Families& out) {
+  out.Gauge("finetune_gpu_memory_total_bytes",
+            "Memory of the GPU that the server computes on.",
+            static_cast<double>(memory.total_bytes));
+  out.Gauge("finetune_gpu_memory_free_bytes",
+            "Bytes of it that no process has taken, trainers and others "
+            "included.",
+            static_cast<double>(memory.free_bytes));
+}
+
 double Seconds(const timeval& time) {
   return static_cast<double>(time.tv_sec) +
          static_cast<double>(time.tv_usec) / 1e6;
@@ -194,6 +204,9 @@ std::vector<MetricFamily> CollectedMetrics::Collect() const {
   }
   if (sources_.memory) {
     if (const auto memory = sources_.memory()) AddMemory(*memory, out);
+  }
+  if (sources_.gpu_memory) {
+    if (const auto gpu = sources_.gpu_memory()) AddGpuMemory(*gpu, out);
   }
   AddProcess(out);
   return out.Take();

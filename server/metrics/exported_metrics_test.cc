@@ -77,7 +77,8 @@ TEST(MetricsTest, ValuesOfOtherRoomsAreThoseOfTheMomentOfTheScrape) {
            },
        .dropped_log_lines = [] { return 7u; },
        .state_disk = [] { return Space{.total_bytes = 100, .free_bytes = 40}; },
-       .memory = [] { return Space{.total_bytes = 64, .free_bytes = 24}; }});
+       .memory = [] { return Space{.total_bytes = 64, .free_bytes = 24}; },
+       .gpu_memory = [] { return Space{.total_bytes = 80, .free_bytes = 9}; }});
   EXPECT_THAT(metrics.Text(), HasSubstr("finetune_classify_waiting_images 0"));
   queue = {
       .waiting_images = 9, .max_waiting_images = 512, .dropped_by_deadline = 4};
@@ -98,6 +99,8 @@ TEST(MetricsTest, ValuesOfOtherRoomsAreThoseOfTheMomentOfTheScrape) {
           HasSubstr("finetune_state_disk_free_bytes 40"),
           HasSubstr("finetune_memory_limit_bytes 64"),
           HasSubstr("finetune_memory_used_bytes 40"),
+          HasSubstr("finetune_gpu_memory_total_bytes 80"),
+          HasSubstr("finetune_gpu_memory_free_bytes 9"),
           HasSubstr("finetune_log_lines_dropped_total 7")));
 }
 
@@ -126,10 +129,12 @@ TEST(MetricsTest, RunningJobsShowHowTheyTrain) {
 TEST(MetricsTest, SpaceThatIsNotKnownIsLeftOut) {
   const std::string text =
       Metrics(kBuild, {.state_disk = [] { return std::nullopt; },
-                       .memory = [] { return std::nullopt; }})
+                       .memory = [] { return std::nullopt; },
+                       .gpu_memory = [] { return std::nullopt; }})
           .Text();
   EXPECT_THAT(text, Not(HasSubstr("finetune_state_disk")));
   EXPECT_THAT(text, Not(HasSubstr("finetune_memory")));
+  EXPECT_THAT(text, Not(HasSubstr("finetune_gpu")));
 }
 
 TEST(MetricsTest, ProcessAndBuildAreShown) {

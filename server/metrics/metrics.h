@@ -50,7 +50,7 @@ struct MetricSources {
   std::function<std::vector<v1::FineTuneJob>()> running_jobs;
   std::function<uint64_t()> dropped_log_lines;
   // What has nothing to tell leaves its metrics out, too.
-  std::function<std::optional<Space>()> state_disk, memory;
+  std::function<std::optional<Space>()> state_disk, memory, gpu_memory;
 };
 
 // Labels of finetune_build_info.

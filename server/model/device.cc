@@ -1,5 +1,6 @@
 #include "server/model/device.h"
 
+#include "ATen/DeviceAccelerator.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -28,6 +29,15 @@ absl::StatusOr<std::string> ResolveDevice(absl::string_view name) {
                                : absl::StrCat("there are only ", gpus)));
   }
   return absl::StrCat("cuda:", index);
+}
+
+std::optional<GpuMemory> MemoryOfGpu(const std::string& device) try {
+  const torch::Device gpu(device);
+  if (!gpu.is_cuda()) return std::nullopt;
+  const auto [free, total] = at::accelerator::getMemoryInfo(gpu.index());
+  return GpuMemory{.total_bytes = total, .free_bytes = free};
+} catch (const c10::Error&) {
+  return std::nullopt;
 }
 
 std::string LibTorchVersion() { return TORCH_VERSION; }

@@ -3,6 +3,8 @@
 #ifndef SERVER_MODEL_DEVICE_H_
 #define SERVER_MODEL_DEVICE_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -17,6 +19,16 @@ namespace finetune {
 // INVALID_ARGUMENT for another name; FAILED_PRECONDITION if CUDA was asked for
 // and this machine, or this LibTorch, has none, or no such GPU.
 absl::StatusOr<std::string> ResolveDevice(absl::string_view name);
+
+struct GpuMemory {
+  uint64_t total_bytes = 0;
+  uint64_t free_bytes = 0;  // That no process has taken.
+};
+
+// The driver's answer for a device as ResolveDevice returns it; nothing for
+// "cpu", or where there is no answer. Thread-safe. A process that has not used
+// the GPU yet begins to, which takes time and memory.
+std::optional<GpuMemory> MemoryOfGpu(const std::string& device);
 
 // "2.13.0", say.
 std::string LibTorchVersion();
