@@ -133,6 +133,8 @@ absl::Status FineTuner::TrainEpoch(const ReportFn& report,
     sgd_.step();
 
     sums_.Add(loss, logits, labels);
+    // The server's kernels wait behind what is queued here: one step at most.
+    if (device_.is_cuda()) torch::cuda::synchronize(device_.index());
     meter_.TrainStep(labels.size(0), data_wait);
     if (clock_() - last_report_ >= kReportInterval) {
       RETURN_IF_ERROR(ReadTrainingSums());
