@@ -38,6 +38,8 @@ class CudaForward {
       : net_(std::move(net)),
         device_(options.device),
         type_(TypeOf(options.precision)) {
+    // Else convolutions round their inputs to 10 bits (TF32).
+    at::globalContext().setAllowTF32CuDNN(false);
 #ifdef FINETUNE_WITH_CUDA
     stream_ = c10::cuda::getStreamFromPool(false, device_.index());
     const c10::cuda::CUDAStreamGuard on_stream(*stream_);
