@@ -93,7 +93,8 @@ void CudaForward::Prepare(int64_t size) {
 #ifdef FINETUNE_WITH_CUDA
   try {
     auto graph = std::make_unique<at::cuda::CUDAGraph>();
-    graph->capture_begin();
+    // Else a call of another thread's, a scrape's say, would spoil it.
+    graph->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
     try {
       Compute(batch);
     } catch (...) {
