@@ -8,10 +8,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "server/data/image_size.h"
+#ifdef FINETUNE_WITH_OPENCV
 #include "opencv2/core.hpp"
 #include "opencv2/imgcodecs.hpp"
 #include "opencv2/imgproc.hpp"
-#include "server/data/image_size.h"
+#endif
 
 namespace finetune {
 namespace {
@@ -102,6 +104,7 @@ absl::StatusOr<RgbImage> DecodeJpeg(absl::string_view bytes,
   return image;
 }
 
+#ifdef FINETUNE_WITH_OPENCV
 // A PNG of 16-bit grey, which Pillow cuts off at 255 instead of scaling it.
 bool IsGrey16(absl::string_view bytes) {
   constexpr size_t kDepthAndColorType = 24;  // In the header chunk.
@@ -126,6 +129,11 @@ absl::StatusOr<RgbImage> DecodeWithOpenCv(absl::string_view bytes,
   cv::cvtColor(decoded, rgb, grey16 ? cv::COLOR_GRAY2RGB : cv::COLOR_BGR2RGB);
   return image;
 }
+#else
+absl::StatusOr<RgbImage> DecodeWithOpenCv(absl::string_view, const ImageSize&) {
+  return absl::InvalidArgumentError("this build decodes JPEG alone");
+}
+#endif
 
 }  // namespace
 
