@@ -113,7 +113,7 @@ def overhead(lines):
     print(f"\nOne caller: {result['p50_ms']:.2f} ms p50, of which preprocessing "
           f"{times['preprocess']:.2f} ms and the forward pass "
           f"{times['compute']:.2f} ms on average. Our overhead (the total less "
-          f"queue, preprocessing and forward pass, both ends of gRPC and the "
+          f"preprocessing and forward pass; waiting, both ends of gRPC and the "
           f"wire included): {result['overhead_p50_ms']:.2f} ms p50.")
 
 
