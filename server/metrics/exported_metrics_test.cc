@@ -148,7 +148,11 @@ TEST(MetricsTest, ProcessAndBuildAreShown) {
   EXPECT_THAT(text, Not(HasSubstr("finetune_models_loaded")));  // No source.
 }
 
+// More than CUDA's libraries take of each thread's stack.
+thread_local volatile char thread_locals[300'000];
+
 TEST(MetricsTest, AreServedOverHttpOnAPortThatWasFree) {
+  thread_locals[0] = 1;
   Metrics metrics(kBuild, {.dropped_log_lines = [] { return 7u; }});
   const auto address = metrics.Expose("127.0.0.1:0");
   ASSERT_THAT(address, IsOk());

@@ -1,5 +1,9 @@
 #include "server/metrics/metrics.h"
 
+#include <dlfcn.h>
+#include <pthread.h>
+
+#include <algorithm>
 #include <exception>
 #include <sstream>
 #include <utility>
@@ -39,6 +43,18 @@ Histogram& MakeHistogram(Registry& registry, const char* name, const char* help,
 }
 
 }  // namespace
+
+// The exposer's HTTP server gives its threads stacks of 100 KB. Thread-local
+// variables of all libraries are taken from a stack, and CUDA's need 200 KB: no
+// thread would start. The program's definition stands before the C library's.
+extern "C" int pthread_attr_setstacksize(pthread_attr_t* attributes,
+                                         size_t bytes) noexcept {
+  constexpr size_t kLeast = 1 << 20;
+  static const auto next =
+      reinterpret_cast<decltype(&pthread_attr_setstacksize)>(
+          dlsym(RTLD_NEXT, "pthread_attr_setstacksize"));
+  return next(attributes, std::max(bytes, kLeast));
+}
 
 struct Metrics::Series {
   explicit Series(MetricSources sources)
