@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/address.h"
 #include "common/status_macros.h"
@@ -26,6 +27,7 @@ namespace finetune {
 namespace {
 
 constexpr size_t kMinMessagesAtOnce = 4;  // Room for so many large requests.
+constexpr absl::Duration kFarewell = absl::Milliseconds(100);
 
 ListenOptions ToListenOptions(const ServerOptions& options) {
   return {
@@ -152,7 +154,8 @@ void ServerRooms::Drain() {
     spdlog::warn("{} calls were cut off after --drain_timeout",
                  calls.in_flight());
   } else if (calls.in_background() > 0) {
-    // Those who watch health would stay on.
+    // Those who watch health would stay on. They are to hear of the end first.
+    absl::SleepFor(kFarewell);
     grpc_server_cancel_all_calls(grpc_server->c_server());
   }
 }
