@@ -23,6 +23,7 @@
 namespace finetune::testing {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::Each;
 using ::testing::IsEmpty;
 using ::testing::Key;
@@ -76,7 +77,10 @@ void SendBadImages(SoakServer& server) {
                .requests = {ToBytes(request), ToBytes(truncated)},
                .rate = 30,
                .duration = kSpell});
-  EXPECT_THAT(report.errors, Each(Key(absl::StatusCode::kInvalidArgument)));
+  // A server that gets too little of the machine refuses.
+  EXPECT_THAT(report.errors,
+              Each(Key(AnyOf(absl::StatusCode::kInvalidArgument,
+                             absl::StatusCode::kResourceExhausted))));
   EXPECT_THAT(report.answered, IsEmpty());
 }
 
