@@ -14,13 +14,13 @@
 #include "google/protobuf/message.h"
 #include "grpc/grpc.h"
 #include "grpc/health/v1/health.pb.h"
-#include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "server/log.h"
 #include "server/model/device.h"
 #include "server/rooms.h"
 #include "server/service/listening.h"
+#include "server/service/reflection_service.h"
 #include "spdlog/spdlog.h"
 
 namespace finetune {
@@ -63,7 +63,6 @@ absl::Status ServerRooms::Listen(const ServerOptions& options) {
   // Links health.proto in, for reflection to describe.
   google::protobuf::LinkMessageReflection<
       grpc::health::v1::HealthCheckRequest>();
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   if (!options.metrics_address.empty()) {
     if (!options.insecure_bind && !IsLoopbackAddress(options.metrics_address)) {
       return absl::FailedPreconditionError(absl::StrCat(
@@ -83,6 +82,7 @@ absl::Status ServerRooms::Listen(const ServerOptions& options) {
   builder.RegisterService(&inference_service);
   builder.RegisterService(&model_service);
   builder.RegisterService(&open_inference_service);
+  AddReflection(builder);
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr || port == 0) {
     return absl::UnavailableError(

@@ -24,7 +24,7 @@ using grpc::experimental::ServerRpcInfo;
 
 constexpr size_t kMaxIdLength = 64;
 constexpr size_t kMaxErrorLength = 256;  // In a line of the log.
-// gRPC's own services.
+// What every gRPC server has.
 constexpr std::array<absl::string_view, 3> kBackground = {
     "grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"};

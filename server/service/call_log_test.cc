@@ -8,10 +8,10 @@
 #include "common/testing/status_matchers.h"
 #include "common/token.h"
 #include "gmock/gmock.h"
-#include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "gtest/gtest.h"
 #include "server/service/inference_service.h"
 #include "server/service/open_inference_service.h"
+#include "server/service/reflection_service.h"
 #include "server/service/testing/fake_inference.h"
 #include "server/service/testing/methods.h"
 
@@ -26,10 +26,10 @@ class CallLogTest : public ::testing::Test {
  protected:
   CallLogTest() {
     grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_);
     builder.RegisterService(&open_service_);
+    AddReflection(builder);
     log_.Attach(builder);
     server_ = builder.BuildAndStart();
     channel_ = server_->InProcessChannel({});

@@ -14,12 +14,10 @@
 #include "common/token.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/descriptor.h"
-#include "google/protobuf/message.h"
-#include "google/protobuf/util/json_util.h"
+#include "grpc/reflection/v1alpha/reflection.pb.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
-#include "nlohmann/json.hpp"
 #include "server/service/authorizer.h"
 
 namespace finetune::testing {
@@ -65,33 +63,17 @@ inline absl::Status CallAny(const std::shared_ptr<grpc::Channel>& channel,
 // The full names of all services that the server lists by reflection.
 inline std::vector<std::string> ServicesOf(
     const std::shared_ptr<grpc::Channel>& channel) {
-  const std::string package = "grpc.reflection.v1alpha.";
-  const auto make = [&package](const char* name) {
-    return std::unique_ptr<google::protobuf::Message>(
-        google::protobuf::MessageFactory::generated_factory()
-            ->GetPrototype(google::protobuf::DescriptorPool::generated_pool()
-                               ->FindMessageTypeByName(package + name))
-            ->New());
-  };
-  const auto request = make("ServerReflectionRequest");
-  const auto response = make("ServerReflectionResponse");
-  using google::protobuf::util::JsonStringToMessage;
-  if (!JsonStringToMessage("{\"listServices\": \"*\"}", request.get()).ok()) {
-    return {};
-  }
-  std::string answer, json;
-  const absl::Status listed =
-      CallAny(channel, "/" + package + "ServerReflection/ServerReflectionInfo",
-              "", request->SerializeAsString(), &answer);
-  response->ParseFromString(answer);
-  if (!listed.ok() ||
-      !google::protobuf::util::MessageToJsonString(*response, &json).ok()) {
-    return {};
-  }
+  grpc::reflection::v1alpha::ServerReflectionRequest request;
+  request.set_list_services("*");
+  std::string answer;
+  const absl::Status listed = CallAny(
+      channel, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+      "", request.SerializeAsString(), &answer);
+  grpc::reflection::v1alpha::ServerReflectionResponse response;
+  if (!listed.ok() || !response.ParseFromString(answer)) return {};
   std::vector<std::string> names;
-  const auto parsed = nlohmann::json::parse(json);
-  for (const auto& service : parsed["listServicesResponse"]["service"]) {
-    names.push_back(service["name"]);
+  for (const auto& service : response.list_services_response().service()) {
+    names.push_back(service.name());
   }
   return names;
 }
