@@ -266,6 +266,7 @@ int Batcher::ThreadsOf(size_t batch) const {
 void Batcher::Run(std::vector<BatchItem> batch, int threads) {
   const Servable& servable = *batch[0].model();
   std::vector<const float*> inputs;
+  inputs.reserve(batch.size());
   for (const BatchItem& item : batch) inputs.push_back(item.input.get());
   const absl::Time start = options_.now();
   absl::StatusOr<std::vector<Probabilities>> outputs =
