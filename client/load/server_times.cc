@@ -22,8 +22,7 @@ void ServerTimes::Add(const grpc::ByteBuffer& answer, absl::Duration took) {
   preprocess_ += preprocess;
   compute_ += compute;
   batch_size_ += timing.batch_size();
-  overheads_.push_back(absl::ToDoubleMilliseconds(took) - preprocess -
-                       compute);
+  overheads_.push_back(absl::ToDoubleMilliseconds(took) - preprocess - compute);
 }
 
 double ServerTimes::MedianOverhead() const {
