@@ -1,7 +1,6 @@
 #include "server/server.h"
 
 #include <algorithm>
-#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -138,24 +137,26 @@ void ServerRooms::Drain() {
   is_closing = true;
   // From here on SetServing changes nothing.
   grpc_server->GetHealthCheckService()->Shutdown();
-  const auto deadline =
-      std::chrono::system_clock::now() + absl::ToChronoSeconds(drain_timeout);
-  // It takes no more connections, and waits for the calls of those it has.
-  const std::jthread connections(
-      [this, deadline] { grpc_server->Shutdown(deadline); });
+  const absl::Time end = absl::Now() + drain_timeout;
   const std::jthread trainers([this] { scheduler.Shutdown(); });
   state->jobs().EndWatches();
   inference_service.EndStreams();
-  const std::jthread images([this] {
+  const std::jthread images([this, end] {
     models.Shutdown();
-    batcher.Shutdown(absl::Now() + drain_timeout);
+    batcher.Shutdown(end);
   });
-  if (!calls.AwaitIdle(drain_timeout)) {
+  // Those who watch health or call again at once hear of the end from us: a
+  // call that comes while gRPC closes may be cut off without a reason.
+  absl::SleepFor(kFarewell);
+  // It takes no more connections, and waits for the calls of those it has.
+  const std::jthread connections([this, end] {
+    grpc_server->Shutdown(absl::ToChronoTime(end + kFarewell));
+  });
+  if (!calls.AwaitIdle(end - absl::Now())) {
     spdlog::warn("{} calls were cut off after --drain_timeout",
                  calls.in_flight());
   } else if (calls.in_background() > 0) {
-    // Those who watch health would stay on. They are to hear of the end first.
-    absl::SleepFor(kFarewell);
+    // Those who watch health would stay on.
     grpc_server_cancel_all_calls(grpc_server->c_server());
   }
 }
