@@ -79,17 +79,11 @@ class CallLogTest : public ::testing::Test {
   const std::unique_ptr<Authorizer> authorizer_ = *Authorizer::Open(
       inference_.dir.Write("tokens", std::string("classify ") + kToken));
   InferenceService service_{{}, inference_.classifier, log_, *authorizer_};
-  OpenInferenceService open_service_{
-      {},
-      {.resolve =
-           [this](const auto& ref) {
-             return inference_.registry->Resolve(ref);
-           },
-       .list_models = [this] { return inference_.registry->All(); },
-       .is_ready = [] { return true; }},
-      inference_.classifier,
-      log_,
-      *authorizer_};
+  OpenInferenceService open_service_{{},
+                                     inference_.OpenInferenceDoors(),
+                                     inference_.classifier,
+                                     log_,
+                                     *authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;

@@ -64,17 +64,11 @@ class EveryMethodTest : public ::testing::Test {
   TrainingService training_{{}, *store_, scheduler_, *authorizer_};
   InferenceService inference_{
       {}, inference_room_.classifier, inference_room_.calls, *authorizer_};
-  OpenInferenceService open_inference_{
-      {},
-      {.resolve =
-           [this](const auto& ref) {
-             return inference_room_.registry->Resolve(ref);
-           },
-       .list_models = [this] { return inference_room_.registry->All(); },
-       .is_ready = [] { return true; }},
-      inference_room_.classifier,
-      inference_room_.calls,
-      *authorizer_};
+  OpenInferenceService open_inference_{{},
+                                       inference_room_.OpenInferenceDoors(),
+                                       inference_room_.classifier,
+                                       inference_room_.calls,
+                                       *authorizer_};
   const std::unique_ptr<DatasetStore> datasets_ = *DatasetStore::Open(
       {.dir = dir_.path() / "datasets"}, *inference_room_.database);
   DatasetService dataset_service_{{}, *datasets_, *authorizer_};

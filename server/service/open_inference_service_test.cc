@@ -133,12 +133,7 @@ class OpenInferenceServiceTest : public ::testing::Test {
   bool ready_ = true;
   OpenInferenceService service_{
       {.max_images = kMaxImages, .max_image_bytes = kMaxImageBytes},
-      {.resolve =
-           [this](const auto& ref) {
-             return inference_.registry->Resolve(ref);
-           },
-       .list_models = [this] { return inference_.registry->All(); },
-       .is_ready = [this] { return ready_; }},
+      inference_.OpenInferenceDoors([this] { return ready_; }),
       inference_.classifier,
       inference_.calls,
       authorizer_};

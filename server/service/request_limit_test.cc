@@ -45,17 +45,11 @@ class RequestLimitTest : public ::testing::Test {
   const Authorizer authorizer_;  // Allows all.
   InferenceService service_{
       {}, inference_.classifier, inference_.calls, authorizer_};
-  OpenInferenceService open_service_{
-      {},
-      {.resolve =
-           [this](const auto& ref) {
-             return inference_.registry->Resolve(ref);
-           },
-       .list_models = [this] { return inference_.registry->All(); },
-       .is_ready = [] { return true; }},
-      inference_.classifier,
-      inference_.calls,
-      authorizer_};
+  OpenInferenceService open_service_{{},
+                                     inference_.OpenInferenceDoors(),
+                                     inference_.classifier,
+                                     inference_.calls,
+                                     authorizer_};
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
 };

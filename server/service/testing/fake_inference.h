@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/testing/status_matchers.h"
@@ -19,6 +21,7 @@
 #include "server/inference/testing/gate.h"
 #include "server/model/registry.h"
 #include "server/service/call_log.h"
+#include "server/service/open_inference_service.h"
 #include "server/state/database.h"
 
 namespace finetune::testing {
@@ -45,6 +48,15 @@ struct FakeInference {
     }),
                 IsOk());
     registry->Adopt(*staged, promote);
+  }
+
+  // What the Open Inference Protocol asks of others.
+  OpenInferenceService::Doors OpenInferenceDoors(
+      std::function<bool()> is_ready = [] { return true; }) const {
+    return {
+        .resolve = [this](const auto& ref) { return registry->Resolve(ref); },
+        .list_models = [this] { return registry->All(); },
+        .is_ready = std::move(is_ready)};
   }
 
   const TempDir dir;
