@@ -95,17 +95,28 @@ class FieldCounter {
   int64_t fields_ = 0;
 };
 
+absl::Status MalformedError(const Descriptor& type) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("the request is no ", type.full_name()));
+}
+
+// As gRPC itself does.
+grpc::Status Parse(grpc::ByteBuffer* buffer,
+                   google::protobuf::Message* message) {
+  return grpc::GenericDeserialize<grpc::ProtoBufferReader,
+                                  google::protobuf::Message>(buffer, message);
+}
+
 absl::Status CheckFields(grpc::ByteBuffer* buffer, const Descriptor& type) {
   grpc::ProtoBufferReader bytes(buffer);
   FieldCounter counter(bytes);
   if (bytes.status().ok() && counter.CountMessage(type)) {
     return absl::OkStatus();
   }
+  if (!counter.too_many()) return MalformedError(type);
   return absl::InvalidArgumentError(
-      counter.too_many()
-          ? absl::StrCat("the request must have at most ", kMaxRequestFields,
-                         " fields and entries of lists, nested ones included")
-          : absl::StrCat("the request is no ", type.full_name()));
+      absl::StrCat("the request must have at most ", kMaxRequestFields,
+                   " fields and entries of lists, nested ones included"));
 }
 
 absl::Status ParseRequest(grpc::ByteBuffer* buffer,
@@ -116,12 +127,7 @@ absl::Status ParseRequest(grpc::ByteBuffer* buffer,
     buffer->Clear();
     return checked;
   }
-  const grpc::Status parsed =
-      grpc::GenericDeserialize<grpc::ProtoBufferReader,
-                               google::protobuf::Message>(buffer, message);
-  if (parsed.ok()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("the request is no ", type.full_name()));
+  return Parse(buffer, message).ok() ? absl::OkStatus() : MalformedError(type);
 }
 
 }  // namespace
@@ -129,8 +135,7 @@ absl::Status ParseRequest(grpc::ByteBuffer* buffer,
 grpc::Status ParseMessage(grpc::ByteBuffer* buffer,
                           google::protobuf::Message* message) {
   if (!absl::EndsWith(message->GetDescriptor()->name(), "Request")) {
-    return grpc::GenericDeserialize<grpc::ProtoBufferReader,
-                                    google::protobuf::Message>(buffer, message);
+    return Parse(buffer, message);
   }
   last_error = ToGrpcStatus(ParseRequest(buffer, message));
   return last_error;

@@ -55,6 +55,13 @@ void ExpectCounted(
   EXPECT_THAT(status.error_message(), HasSubstr("at most 16384 fields"));
 }
 
+// Is added where there is none.
+inference::ModelInferRequest::InferInputTensor* FirstInput(
+    inference::ModelInferRequest& request) {
+  return request.inputs().empty() ? request.add_inputs()
+                                  : request.mutable_inputs(0);
+}
+
 inference::ModelInferRequest OrdinaryRequest() {
   inference::ModelInferRequest request;
   request.set_model_name("pets");
@@ -88,29 +95,26 @@ TEST(RequestParserTest, EntriesOfListsAreCountedAtAllDepths) {
   ExpectCounted(1, [](auto& r) { r.add_outputs(); });
   ExpectCounted(1, [](auto& r) { r.add_raw_input_contents(""); });
   ExpectCounted(2, [](auto& r) { r.add_inputs()->set_name("x"); });
-  const auto first = [](auto& r) {
-    return r.inputs().empty() ? r.add_inputs() : r.mutable_inputs(0);
-  };
   ExpectCounted(
-      1, [&](auto& r) { first(r)->mutable_contents()->add_bytes_contents(""); },
+      1,
+      [](auto& r) {
+        FirstInput(r)->mutable_contents()->add_bytes_contents("");
+      },
       /*others=*/2);
   ExpectCounted(
       3,  // The entry, its key and its value.
-      [&](auto& r) {
-        auto& parameters = *first(r)->mutable_parameters();
+      [](auto& r) {
+        auto& parameters = *FirstInput(r)->mutable_parameters();
         parameters[std::to_string(parameters.size())];
       },
       /*others=*/1);
 }
 
 TEST(RequestParserTest, BytesOfPackedVarintsAreCounted) {
-  const auto first = [](auto& r) {
-    return r.inputs().empty() ? r.add_inputs() : r.mutable_inputs(0);
-  };
   ExpectCounted(
-      1, [&](auto& r) { first(r)->add_shape(1); }, /*others=*/2);
+      1, [](auto& r) { FirstInput(r)->add_shape(1); }, /*others=*/2);
   ExpectCounted(
-      10, [&](auto& r) { first(r)->add_shape(-1); }, /*others=*/2);
+      10, [](auto& r) { FirstInput(r)->add_shape(-1); }, /*others=*/2);
   // Not packed floats, which take no more memory than bytes.
   inference::ModelInferRequest floats;
   floats.add_inputs()->mutable_contents()->mutable_fp32_contents()->Resize(
