@@ -60,7 +60,8 @@ CAGES = {
     "prometheus-cpp": (["prometheus/"], ["server/metrics/"]),
     "gRPC": (
         ["grpcpp/", "grpc/"],
-        ["server/service/", "server/server.", "server/rooms.", "server/main.", "client/",
+        ["server/service/", "server/library_log", "server/server.", "server/rooms.",
+         "server/main.", "client/",
          "server/testing/server_process", "common/grpc_status",
          "common/request_parser"]),
 }

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <thread>
 
+#include "server/library_log.h"
 #include "server/log.h"
 #include "server/options.h"
 #include "server/server.h"
@@ -27,6 +28,7 @@ absl::Status CreateTokens(const finetune::ServerOptions& options) {
 
 // Serves until a signal, or until it cannot go on. Returns the exit code.
 int Serve(const finetune::ServerOptions& options, const sigset_t& signals) {
+  const finetune::LibraryLog library_log;
   std::atomic<bool> failed = false, draining = false;
   auto server = finetune::Server::Start(options, [&failed, &draining] {
     failed = true;
