@@ -122,7 +122,7 @@ absl::Status Batcher::CheckAdmission(PendingClassify& request,
       absl::ResourceExhaustedError(absl::StrCat(
           before, " images come first: an answer would take about ",
           absl::FormatDuration(absl::Trunc(wait, absl::Milliseconds(1))),
-          ", longer than the call's deadline")),
+          ", too long for the call's deadline")),
       RetryDelay(now));
 }
 
