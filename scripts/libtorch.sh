@@ -77,7 +77,7 @@ from_archive() {
   fi
   if ! unpack "$zip"; then
     echo "LibTorch: cannot take it from $url" >&2
-    rm -rf "$zip" "$aside"/*
+    rm -rf "$zip" "${aside:?}"/*
     return 1
   fi
   rm -f "$zip"

@@ -38,16 +38,19 @@ PYTHON
   passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
+stage() { echo "== $1, after $SECONDS s"; }
+
 # suite PRESET BUILD_COMMAND...
 suite() {
   local preset=$1 report=build/$1/tests.xml
   shift
-  echo "== $preset"
+  stage "$preset"
   if ! "$@"; then
     echo "$preset: the build failed"
     failed=$((failed + 1))
     return
   fi
+  stage "$preset is built"
   rm -f "$report"
   ctest --test-dir "build/$preset" -j2 --timeout 600 --output-on-failure \
     --no-tests=error --output-junit "$root/$report" || true  # Counted below.
@@ -61,7 +64,7 @@ configure_and_build() {
 
 # fuzz SECONDS: counts each fuzzer as a test.
 fuzz() {
-  echo "== fuzz"
+  stage fuzz
   local report=build/fuzz.txt found=0 clean
   scripts/fuzz.sh "$1" | tee "$report" || found=1
   clean=$(grep -c ': .* nothing found$' "$report") || true
@@ -73,7 +76,7 @@ suite release "$root/scripts/setup.sh"
 suite asan configure_and_build asan
 suite tsan configure_and_build tsan
 fuzz 60
-echo "== compose"
+stage compose
 checked=0
 scripts/compose_check.sh || checked=$?
 case $checked in
