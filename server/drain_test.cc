@@ -38,17 +38,26 @@ class DrainTest : public ::testing::Test {
 
   std::string Log() { return *ReadFile(log_, 1 << 20); }
 
-  // The first message of an upload, which then goes on until it is ended.
-  static v1::UploadDatasetRequest UploadHeader() {
+  // Begins an upload, which then goes on until it is ended.
+  void BeginUpload() {
+    const auto stub = v1::DatasetService::NewStub(server_->channel());
+    upload_ = stub->UploadDataset(&context_, &response_);
     v1::UploadDatasetRequest first;
     first.mutable_header()->set_name("pets");
     first.mutable_header()->set_sha256(std::string(64, '0'));
-    return first;
+    ASSERT_TRUE(upload_->Write(first));
+    // Answered on the same connection: the upload has arrived, too.
+    v1::ListDatasetsResponse listed;
+    grpc::ClientContext list;
+    ASSERT_TRUE(stub->ListDatasets(&list, {}, &listed).ok());
   }
 
   const TempDir dir_;
   const std::string log_ = dir_.path() / "server.log";
   std::unique_ptr<ServerProcess> server_;
+  grpc::ClientContext context_;
+  v1::UploadDatasetResponse response_;
+  std::unique_ptr<grpc::ClientWriter<v1::UploadDatasetRequest>> upload_;
 };
 
 TEST_F(DrainTest, WatcherOfHealthHearsOfItAndDoesNotHoldItUp) {
@@ -71,27 +80,15 @@ TEST_F(DrainTest, WatcherOfHealthHearsOfItAndDoesNotHoldItUp) {
 
 TEST_F(DrainTest, StreamThatDoesNotEndIsCutOffAtTheTimeout) {
   StartServer("1");
-  const auto stub = v1::DatasetService::NewStub(server_->channel());
-  grpc::ClientContext context;
-  v1::UploadDatasetResponse response;
-  const auto upload = stub->UploadDataset(&context, &response);
-  ASSERT_TRUE(upload->Write(UploadHeader()));
-  // Answered on the same connection: the upload has arrived, too.
-  v1::ListDatasetsResponse listed;
-  grpc::ClientContext list;
-  ASSERT_TRUE(stub->ListDatasets(&list, {}, &listed).ok());
+  ASSERT_NO_FATAL_FAILURE(BeginUpload());
   EXPECT_EQ(server_->Terminate(), 0);
-  EXPECT_FALSE(upload->Finish().ok());
+  EXPECT_FALSE(upload_->Finish().ok());
   EXPECT_THAT(Log(), HasSubstr("1 calls were cut off"));
 }
 
 TEST_F(DrainTest, SecondSignalEndsItAtOnce) {
   StartServer("600");
-  const auto stub = v1::DatasetService::NewStub(server_->channel());
-  grpc::ClientContext context;
-  v1::UploadDatasetResponse response;
-  const auto upload = stub->UploadDataset(&context, &response);
-  ASSERT_TRUE(upload->Write(UploadHeader()));
+  ASSERT_NO_FATAL_FAILURE(BeginUpload());
   kill(server_->pid(), SIGTERM);
   // Two that wait together are one; the first is under way when the server
   // says goodbye to the connection.
@@ -102,8 +99,8 @@ TEST_F(DrainTest, SecondSignalEndsItAtOnce) {
     state = server_->channel()->GetState(false);
   }
   EXPECT_EQ(server_->Terminate(), 128 + SIGTERM);
-  context.TryCancel();
-  upload->Finish();
+  context_.TryCancel();
+  upload_->Finish();
 }
 
 TEST_F(DrainTest, LogIsJsonAndNamesTheCalls) {

@@ -26,7 +26,10 @@ namespace finetune {
 namespace {
 
 constexpr size_t kMinMessagesAtOnce = 4;  // Room for so many large requests.
+// How long callers have to hear of the end, and those at most whose call is
+// still being answered.
 constexpr absl::Duration kFarewell = absl::Milliseconds(100);
+constexpr absl::Duration kLongFarewell = absl::Seconds(1);
 
 ListenOptions ToListenOptions(const ServerOptions& options) {
   return {
@@ -148,15 +151,19 @@ void ServerRooms::Drain() {
   // Those who watch health or call again at once hear of the end from us: a
   // call that comes while gRPC closes may be cut off without a reason.
   absl::SleepFor(kFarewell);
+  calls.AwaitIdle(std::min(end - absl::Now(), kLongFarewell));
   // It takes no more connections, and waits for the calls of those it has.
+  // Its own deadline is later than ours, which says what it cuts off.
   const std::jthread connections([this, end] {
-    grpc_server->Shutdown(absl::ToChronoTime(end + kFarewell));
+    grpc_server->Shutdown(absl::ToChronoTime(end + kLongFarewell));
   });
-  if (!calls.AwaitIdle(end - absl::Now())) {
+  const bool idle = calls.AwaitIdle(end - absl::Now());
+  if (!idle) {
     spdlog::warn("{} calls were cut off after --drain_timeout",
                  calls.in_flight());
-  } else if (calls.in_background() > 0) {
-    // Those who watch health would stay on.
+  }
+  // Those who watch health would stay on.
+  if (!idle || calls.in_background() > 0) {
     grpc_server_cancel_all_calls(grpc_server->c_server());
   }
 }
