@@ -142,7 +142,7 @@ absl::StatusOr<v1::FineTuneJob> Scheduler::Cancel(const std::string& job_id) {
 
 absl::StatusOr<v1::FineTuneJob> Scheduler::Resume(const std::string& job_id) {
   const MutexLock lock(mu_);
-  RETURN_IF_ERROR(CheckRoom());
+  const absl::Status room = CheckRoom();
   const int position = static_cast<int>(waiting_.size()) + 1;
   RETURN_IF_ERROR(
       store_.Commit(job_id, [&](v1::FineTuneJob& job) -> absl::Status {
@@ -154,6 +154,7 @@ absl::StatusOr<v1::FineTuneJob> Scheduler::Resume(const std::string& job_id) {
                            " left no checkpoint to go on from: start a new "
                            "one"));
         }
+        RETURN_IF_ERROR(room);
         job.set_queue_position(position);
         return absl::OkStatus();
       }));
