@@ -64,7 +64,7 @@ class CrashTest : public ::testing::Test {
             FINETUNE_SERVER_BINARY, "--address", "127.0.0.1:0", "--state_dir",
             state_, "--data_root", dir_.path() / "data", "--device", "cpu",
             "--threads", "1", "--decode_threads", "1", "--checkpoint_interval",
-            "1"},
+            "1", "--trainer_priority", "normal"},
         std::vector<std::string>{
             absl::StrCat("LD_PRELOAD=", FINETUNE_FAULTY_DISK),
             absl::StrCat("FAULTY_DISK=", state_.native())},
@@ -74,13 +74,13 @@ class CrashTest : public ::testing::Test {
     stub_ = v1::TrainingService::NewStub(server_->channel());
   }
 
-  std::string StartJob() {
+  std::string StartJob(int epochs = 3) {
     v1::StartFineTuneRequest request;
     request.set_dataset("pets");
     v1::HyperParameters& parameters = *request.mutable_hyper_parameters();
     parameters.set_from_scratch(true);
     parameters.set_seed(7);
-    parameters.set_epochs(3);
+    parameters.set_epochs(epochs);
     parameters.set_batch_size(2);
     parameters.set_momentum(0.9);
     parameters.set_learning_rate(0.001);
@@ -241,11 +241,8 @@ TEST_F(CrashTest, KillsInsideACheckpointAndAPublicationLoseNothing) {
 TEST_F(CrashTest, FullDiskFailsTheJobWhichIsResumedWhenThereIsRoom) {
   RunReference();
   const v1::FineTuneJob earlier = Finish(StartJob());
+  Command("full after /checkpoints/epochs-0001");
   const std::string job_id = StartJob();
-  ASSERT_TRUE(WatchUntil(job_id, [](const v1::FineTuneJob& job) {
-    return job.progress().epochs_size() == 1;
-  }));
-  Command("full");
   ASSERT_TRUE(WatchUntil(
       job_id, [](const v1::FineTuneJob& job) { return job.has_end_time(); }));
   EXPECT_EQ(latest_.job().state(), v1::JOB_STATE_FAILED);
@@ -273,7 +270,7 @@ TEST_F(CrashTest, FullDiskFailsTheJobWhichIsResumedWhenThereIsRoom) {
 }
 
 TEST_F(CrashTest, TrainerThatDiesAgainAndAgainFailsItsJobWithTheReason) {
-  const std::string job_id = StartJob();
+  const std::string job_id = StartJob(1000);
   for (int deaths = 0; deaths < 4; ++deaths) {
     ASSERT_TRUE(WatchUntil(job_id, [deaths](const v1::FineTuneJob& job) {
       return job.state() == v1::JOB_STATE_RUNNING &&

@@ -68,25 +68,37 @@ int FaultOf(int fd) {
   return FaultOf(path);
 }
 
-// `when` is "before" or "after" the rename to `path`.
-void KillIfTold(const char* when, const char* path) {
+template <typename Function>
+Function Next(const char* name) {
+  return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
+}
+
+// Whether the control file holds `command` and then a part of `path`. Then
+// `file` is its name.
+bool IsTold(const char* command, const char* path, char (&file)[PATH_MAX]) {
   const char* folder = getenv("FAULTY_DISK");
-  if (folder == nullptr || !IsBelow(path, folder)) return;
+  if (folder == nullptr || !IsBelow(path, folder)) return false;
+  snprintf(file, sizeof file, "%s.fault", folder);
   char control[256];
   ReadControl(control);
-  char prefix[16];
-  const int length = snprintf(prefix, sizeof prefix, "kill %s ", when);
-  if (strncmp(control, prefix, length) != 0) return;
-  if (strstr(path, control + length) == nullptr) return;
+  const size_t length = strlen(command);
+  return strncmp(control, command, length) == 0 &&
+         strstr(path, control + length) != nullptr;
+}
+
+void KillIfTold(const char* command, const char* path) {
   char file[PATH_MAX];
-  snprintf(file, sizeof file, "%s.fault", folder);
+  if (!IsTold(command, path, file)) return;
   unlink(file);
   kill(getpid(), SIGKILL);
 }
 
-template <typename Function>
-Function Next(const char* name) {
-  return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
+// Leaves "full" of the control file.
+void FillIfTold(const char* command, const char* path) {
+  char file[PATH_MAX];
+  if (IsTold(command, path, file) && truncate(file, strlen("full")) != 0) {
+    abort();
+  }
 }
 
 // Calls `name` of libc with `rest`, unless `target` cannot be written.
@@ -135,10 +147,11 @@ int rename(const char* from, const char* to) noexcept {
     errno = error;
     return -1;
   }
-  KillIfTold("before", to);
+  KillIfTold("kill before ", to);
   const int result =
       Next<int (*)(const char*, const char*)>("rename")(from, to);
-  KillIfTold("after", to);
+  KillIfTold("kill after ", to);
+  FillIfTold("full after ", to);
   return result;
 }
 int open(const char* path, int flags, ...) {

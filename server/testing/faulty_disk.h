@@ -5,13 +5,14 @@
 // libc's. As libfaulty_disk.so, preloaded, it does the same to other programs,
 // told by files:
 //
-//   FAULTY_DISK=FOLDER     what is below FOLDER fails while FOLDER.fault
-//   exists:
-//                          "full"         ENOSPC
-//                          "kill before X", "kill after X"
-//                                         the process that renames to a path
-//                                         with X in it is killed just before or
-//                                         after; the file is removed first
+//   FAULTY_DISK=FOLDER  what is below FOLDER fails as FOLDER.fault says:
+//                       "full"          ENOSPC
+//                       "full after X"  the same, once a process has renamed to
+//                                       a path with X in it
+//                       "kill before X", "kill after X"
+//                                       the process that does so is killed just
+//                                       before or after; the file is removed
+//                                       first
 //
 // For one thread that arms and disarms; writers may be many.
 
