@@ -68,6 +68,7 @@ class ErrorTableTest : public ::testing::Test {
     options_.pretrained = dir_.path() / "no-weights.pth";
     options_.device = "cpu";
     options_.trainer = FINETUNE_TRAINER;
+    options_.trainer_priority = "normal";  // Or other tests starve it.
     options_.token_file = dir_.Write("tokens",
                                      "admin admin-0123456789abcdef\n"
                                      "classify classify-0123456789abcdef\n");

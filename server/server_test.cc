@@ -50,6 +50,7 @@ class ServerTest : public ::testing::Test {
     options_.data_root = dir_.path() / "data";
     options_.device = "cpu";
     options_.trainer = FINETUNE_TRAINER;
+    options_.trainer_priority = "normal";  // Or other tests starve it.
     StartServer();
   }
 
@@ -266,7 +267,7 @@ TEST_F(ServerTest, MetricsForOtherMachinesMustBeAskedForTwice) {
 
 TEST_F(ServerTest, RunningAndQueuedJobsGoOnAfterARestart) {
   const auto stub = v1::TrainingService::NewStub(channel_);
-  v1::WatchProgressRequest watch = StartJob(*stub, "pets", 3);
+  v1::WatchProgressRequest watch = StartJob(*stub, "pets", 8);
   const v1::WatchProgressRequest second = StartJob(*stub, "pets", 1);
   v1::WatchProgressResponse latest;
   {

@@ -134,8 +134,10 @@ TEST_F(TrainerTest, KilledThenStoppedItEndsWithTheModelOfAnUndisturbedOne) {
   const fs::path job = job_.path();
 
   Start(job, Spec(job));
-  Read([](const auto& event) { return event.progress().step() >= 2; });
-  kill(pid_, SIGKILL);
+  Read([this](const TrainerEvent& event) {
+    if (event.progress().step() >= 2) kill(pid_, SIGKILL);
+    return false;
+  });
   EXPECT_TRUE(WIFSIGNALED(Reap()));
   // What it might have left behind.
   job_.Write("model/weights.safetensors.tmp", "half");

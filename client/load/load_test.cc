@@ -129,30 +129,42 @@ TEST(LoadTest, WarmUpDoesNotCount) {
 TEST(LoadTest, OpenLoopSendsAtItsRateToAServerThatDoesNotAnswer) {
   for (const bool poisson : {false, true}) {
     Server server;
+    std::stop_source stop;
+    int ended = 0;
+    const absl::Time begin = absl::Now();
     const LoadReport report =
         server.Load({"silence"}, {.rate = 500,
                                   .poisson = poisson,
-                                  .warmup = absl::Milliseconds(100),
-                                  .duration = absl::Milliseconds(300),
-                                  .deadline = absl::Milliseconds(50)});
-    // 200 calls, of which some are too late for the deadline's end.
-    EXPECT_THAT(report.errors,
-                UnorderedElementsAre(
-                    Pair(absl::StatusCode::kDeadlineExceeded, Ge(50))));
+                                  .duration = absl::Hours(1),
+                                  .deadline = absl::Milliseconds(50),
+                                  .stop = stop.get_token(),
+                                  .on_answer = [&](const LoadAnswer&) {
+                                    if (++ended == 100) stop.request_stop();
+                                  }});
+    EXPECT_GE(ended, 100);
+    EXPECT_THAT(
+        report.errors,
+        UnorderedElementsAre(Pair(absl::StatusCode::kDeadlineExceeded, ended)));
     EXPECT_EQ(report.answered.size(), 0u);
-    EXPECT_THAT(server.calls, Lt(400));
+    const double due = 500 * absl::ToDoubleSeconds(absl::Now() - begin);
+    EXPECT_LE(ended, poisson ? 1.5 * due + 50 : due + 1);
   }
 }
 
 TEST(LoadTest, TimesRunFromWhenACallWasDue) {
   Server server;
+  std::stop_source stop;
   bool held_up = false;
   const LoadReport report =
       server.Load({"photo"}, {.rate = 1000,
                               .poisson = false,
-                              .duration = absl::Milliseconds(300),
-                              .on_answer = [&held_up](const LoadAnswer&) {
-                                if (std::exchange(held_up, true)) return;
+                              .duration = absl::Hours(1),
+                              .stop = stop.get_token(),
+                              .on_answer = [&](const LoadAnswer&) {
+                                if (std::exchange(held_up, true)) {
+                                  stop.request_stop();
+                                  return;
+                                }
                                 const absl::Time end =
                                     absl::Now() + absl::Milliseconds(100);
                                 while (absl::Now() < end) {

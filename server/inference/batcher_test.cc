@@ -254,17 +254,20 @@ TEST_F(BatcherTest, FullQueueRefusesAtOnceAndSaysWhenToTryAgain) {
 
 TEST_F(BatcherTest, FullQueueGivesUpWhatNobodyWaitsForAnyMore) {
   StopTime();
-  options_.max_waiting = 2;
-  Batcher batcher(options_, ReadNumber);
-  Gate gate;
+  options_.max_waiting = 3;
+  Gate decode, gate;
+  Batcher batcher(options_, HoldingUp("9", decode));
   const Model model = GatedModel(gate);
   Call first(batcher, {model, {"0"}});
   gate.AwaitEntered();
+  Call second(batcher, {model, {"9"}});
+  decode.AwaitEntered();  // So that nothing else is being decoded.
   Call expired(batcher, {model, {"1", "2"}, After(absl::Seconds(1))});
   Advance(absl::Seconds(2));
   Call third(batcher, {model, {"3", "4"}});
   EXPECT_THAT(expired.Get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
   EXPECT_EQ(batcher.stats().expired, 2u);
+  decode.Open();
   gate.Open();
   EXPECT_THAT(third.Get(), IsOk());
 }

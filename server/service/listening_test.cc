@@ -326,7 +326,8 @@ TEST_F(ListeningTest, ClientsThatStallAreClosedAndOthersAreServed) {
       clients.back()->Send(bytes);
     }
   }
-  EXPECT_THAT(ProbePlain(), IsOk());
+  EXPECT_THAT(Probe(grpc::InsecureChannelCredentials(), /*patient=*/true),
+              IsOk());
   for (const auto& client : clients) {
     EXPECT_THAT(client->ReadToEnd(), Not(HasSubstr("(timeout)")));
   }
@@ -338,7 +339,7 @@ TEST_F(ListeningTest, ClientThatStallsBeforeTlsIsClosed) {
   ASSERT_THAT(Listen(), IsOk());
   RawClient client(port_);
   client.Send("\x16\x03\x01");
-  EXPECT_THAT(Probe(Tls(authority_)), IsOk());
+  EXPECT_THAT(Probe(Tls(authority_), /*patient=*/true), IsOk());
   EXPECT_THAT(client.ReadToEnd(), Not(HasSubstr("(timeout)")));
 }
 
