@@ -5,6 +5,8 @@
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "client/load/requests.h"
@@ -16,9 +18,6 @@
 namespace finetune {
 namespace {
 
-using ::testing::Each;
-using ::testing::Ge;
-using ::testing::Lt;
 using ::testing::Pair;
 using ::testing::UnorderedElementsAre;
 

@@ -233,6 +233,15 @@ TEST_F(SchedulerTest, FullQueueRefusesWithRetryInfo) {
                   .has_value());
 }
 
+TEST_F(SchedulerTest, RunningJobIsNotResumedHoweverFullTheQueueIs) {
+  options_.max_waiting = 1;
+  Start(Endless);
+  const std::string running = SubmitAndAwaitRunning();
+  Submit();
+  EXPECT_THAT(scheduler_->Resume(running),
+              StatusIs(absl::StatusCode::kAborted));
+}
+
 TEST_F(SchedulerTest, RepeatedRequestGetsTheSameJobAlsoWhenTheQueueIsFull) {
   options_.max_waiting = 1;
   Start(Endless);
