@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include <algorithm>
+#include <future>
 #include <thread>
 #include <utility>
 
@@ -26,8 +27,8 @@ namespace finetune {
 namespace {
 
 constexpr size_t kMinMessagesAtOnce = 4;  // Room for so many large requests.
-// How long callers have to hear of the end, and those at most whose call is
-// still being answered.
+// How long callers have to hear of the end, and how long those at most who are
+// still being answered, or have their answer and do not look up.
 constexpr absl::Duration kFarewell = absl::Milliseconds(100);
 constexpr absl::Duration kLongFarewell = absl::Seconds(1);
 
@@ -152,20 +153,19 @@ void ServerRooms::Drain() {
   // call that comes while gRPC closes may be cut off without a reason.
   absl::SleepFor(kFarewell);
   calls.AwaitIdle(std::min(end - absl::Now(), kLongFarewell));
-  // It takes no more connections, and waits for the calls of those it has.
-  // Its own deadline is later than ours, which says what it cuts off.
-  const std::jthread connections([this, end] {
+  // It takes no more connections, and waits for those it has, with a deadline
+  // later than ours, which says what it cuts off.
+  const auto closed = std::async(std::launch::async, [this, end] {
     grpc_server->Shutdown(absl::ToChronoTime(end + kLongFarewell));
   });
-  const bool idle = calls.AwaitIdle(end - absl::Now());
-  if (!idle) {
+  if (calls.AwaitIdle(end - absl::Now())) {
+    closed.wait_for(absl::ToChronoMilliseconds(kLongFarewell));
+  } else {
     spdlog::warn("{} calls were cut off after --drain_timeout",
                  calls.in_flight());
   }
-  // Those who watch health would stay on.
-  if (!idle || calls.in_background() > 0) {
-    grpc_server_cancel_all_calls(grpc_server->c_server());
-  }
+  // Those who watch health, or do not look up, would stay on.
+  grpc_server_cancel_all_calls(grpc_server->c_server());
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
