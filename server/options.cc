@@ -94,8 +94,8 @@ void AddJobs(const Adder& add, ServerOptions& options) {
       ->check(CLI::Range(0, 1024));
   add("--trainer_priority", "FINETUNED_TRAINER_PRIORITY",
       options.trainer_priority,
-      "A trainer's share of the CPU beside the server: normal, low (nice 19) "
-      "or idle (what is left)")
+      "A trainer's share of the CPU beside the server: normal (as Classify's "
+      "forward passes), low (nice 19) or idle (what is left)")
       ->check(CLI::IsMember({"normal", "low", "idle"}));
   add("--max_queued_jobs", "FINETUNED_MAX_QUEUED_JOBS", options.max_queued_jobs,
       "Jobs that may wait; more are refused")

@@ -27,6 +27,7 @@
 #include "common/rpc_status.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "common/yield_to_callers.h"
 #include "google/protobuf/io/zero_copy_stream_impl.h"
 #include "google/protobuf/util/delimited_message_util.h"
 #include "google/protobuf/util/time_util.h"
@@ -136,7 +137,11 @@ void TakePriority(TrainerSpec::Priority priority) {
       sched_setscheduler(0, SCHED_IDLE, &none) == 0) {
     return;
   }
-  if (priority != TrainerSpec::NORMAL) setpriority(PRIO_PROCESS, 0, 19);
+  if (priority == TrainerSpec::NORMAL) {
+    YieldToCallers();
+  } else {
+    setpriority(PRIO_PROCESS, 0, 19);
+  }
 }
 
 absl::Status Train(const TrainerSpec& spec, const EventWriter& events,

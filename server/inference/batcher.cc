@@ -1,13 +1,12 @@
 #include "server/inference/batcher.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/rpc_status.h"
+#include "common/yield_to_callers.h"
 
 namespace finetune {
 namespace {
@@ -15,13 +14,6 @@ namespace {
 // Of the time that an answer is expected to take, so that it comes before its
 // deadline where the machine turns slower meanwhile.
 constexpr double kDeadlineMargin = 1.25;
-
-// Lets the threads that talk to callers go first: what they do is short. The
-// helpers that this thread starts inherit it.
-void YieldToCallers() {
-  constexpr int kNice = 5;
-  setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + kNice);
-}
 
 // The edge of the exception world: Torch throws, we return.
 absl::StatusOr<std::vector<Probabilities>> Forward(
