@@ -241,7 +241,7 @@ TEST_F(CrashTest, KillsInsideACheckpointAndAPublicationLoseNothing) {
 TEST_F(CrashTest, FullDiskFailsTheJobWhichIsResumedWhenThereIsRoom) {
   RunReference();
   const v1::FineTuneJob earlier = Finish(StartJob());
-  Command("full after /checkpoints/epochs-0001");
+  Command("full after /checkpoints/epochs-0002");
   const std::string job_id = StartJob();
   ASSERT_TRUE(WatchUntil(
       job_id, [](const v1::FineTuneJob& job) { return job.has_end_time(); }));
