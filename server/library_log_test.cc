@@ -1,6 +1,5 @@
 #include "server/library_log.h"
 
-#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "server/log.h"
+#include "server/testing/log_file.h"
 
 namespace finetune {
 namespace {
@@ -20,22 +20,18 @@ using ::testing::internal::GetCapturedStderr;
 
 class LibraryLogTest : public ::testing::Test {
  protected:
-  LibraryLogTest() : file_(tmpfile()) {
-    SetUpLog({.format = "json"}, file_);
+  LibraryLogTest() {
+    SetUpLog({.format = "json"}, file_.get());
     gpr_log_verbosity_init();  // As grpc_init does.
     CaptureStderr();
   }
 
   // Ends the log and returns its lines.
   std::vector<nlohmann::json> Lines() {
-    ShutDownLog();
-    rewind(file_);
     std::vector<nlohmann::json> lines;
-    char line[4096];
-    while (fgets(line, sizeof line, file_) != nullptr) {
+    for (const std::string& line : file_.Lines()) {
       lines.push_back(nlohmann::json::parse(line));
     }
-    fclose(file_);
     return lines;
   }
 
@@ -45,7 +41,7 @@ class LibraryLogTest : public ::testing::Test {
     EXPECT_FALSE(ref.ParseFromString("\x0a\x01\xff"));
   }
 
-  FILE* const file_;
+  testing::LogFile file_;
 };
 
 TEST_F(LibraryLogTest, ProtobufsLinesAreOurs) {

@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "server/testing/log_file.h"
 
 namespace finetune {
 namespace {
@@ -19,24 +20,13 @@ using ::testing::MatchesRegex;
 
 class LogTest : public ::testing::Test {
  protected:
-  LogTest() : file_(tmpfile()) {}
-  ~LogTest() override { fclose(file_); }
+  std::vector<std::string> Lines() { return file_.Lines(); }
 
-  // Ends the log and returns its lines.
-  std::vector<std::string> Lines() {
-    ShutDownLog();
-    rewind(file_);
-    std::vector<std::string> lines;
-    char line[4096];
-    while (fgets(line, sizeof line, file_) != nullptr) lines.push_back(line);
-    return lines;
-  }
-
-  FILE* const file_;
+  testing::LogFile file_;
 };
 
 TEST_F(LogTest, JsonLineHasTimeLevelAndMessage) {
-  SetUpLog({.format = "json"}, file_);
+  SetUpLog({.format = "json"}, file_.get());
   spdlog::warn("disk {} is full", 3);
   const auto lines = Lines();
   ASSERT_EQ(lines.size(), 1u);
@@ -50,7 +40,7 @@ TEST_F(LogTest, JsonLineHasTimeLevelAndMessage) {
 }
 
 TEST_F(LogTest, QuotesNewlinesAndBrokenUtf8StayOneValidLine) {
-  SetUpLog({.format = "json"}, file_);
+  SetUpLog({.format = "json"}, file_.get());
   const std::string nasty = "say \"no\"\n{\"level\":\"error\"}\\ \x01 \xff\xfe";
   spdlog::info("{}", nasty);
   LogEvent(spdlog::level::info, {{"message", "call"}, {"error", nasty}});
@@ -64,7 +54,7 @@ TEST_F(LogTest, QuotesNewlinesAndBrokenUtf8StayOneValidLine) {
 }
 
 TEST_F(LogTest, EventsFieldsStandBesideTimeAndLevelInTheirOrder) {
-  SetUpLog({.format = "json"}, file_);
+  SetUpLog({.format = "json"}, file_.get());
   LogEvent(spdlog::level::info,
            {{"message", "call"}, {"z", 1.5}, {"a", "text"}});
   const auto lines = Lines();
@@ -74,20 +64,20 @@ TEST_F(LogTest, EventsFieldsStandBesideTimeAndLevelInTheirOrder) {
 }
 
 TEST_F(LogTest, TextIsForPeople) {
-  SetUpLog({.format = "text"}, file_);
+  SetUpLog({.format = "text"}, file_.get());
   spdlog::info("serving");
   EXPECT_THAT(Lines(), ::testing::ElementsAre(
                            MatchesRegex("\\[.*\\] \\[info\\] serving\n")));
 }
 
 TEST_F(LogTest, LogThatGoesToNoTerminalIsJson) {
-  SetUpLog({}, file_);
+  SetUpLog({}, file_.get());
   spdlog::info("serving");
   EXPECT_EQ(nlohmann::json::parse(Lines().at(0))["message"], "serving");
 }
 
 TEST_F(LogTest, LevelsBelowTheOneAskedForAreLeftOut) {
-  SetUpLog({.format = "text", .level = "warn"}, file_);
+  SetUpLog({.format = "text", .level = "warn"}, file_.get());
   spdlog::info("quiet");
   LogEvent(spdlog::level::info, {{"message", "quiet"}});
   spdlog::error("loud");
