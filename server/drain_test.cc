@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <thread>
@@ -52,9 +53,15 @@ class DrainTest : public ::testing::Test {
     first.mutable_header()->set_sha256(std::string(64, '0'));
     ASSERT_TRUE(upload_->Write(first));
     // Answered on the same connection: the upload has arrived, too.
-    v1::ListDatasetsResponse listed;
     grpc::ClientContext list;
-    ASSERT_TRUE(stub->ListDatasets(&list, {}, &listed).ok());
+    ListDatasets(list);
+  }
+
+  void ListDatasets(grpc::ClientContext& context) {
+    v1::ListDatasetsResponse listed;
+    ASSERT_TRUE(v1::DatasetService::NewStub(server_->channel())
+                    ->ListDatasets(&context, {}, &listed)
+                    .ok());
   }
 
   const TempDir dir_;
@@ -93,11 +100,8 @@ TEST_F(DrainTest, StreamThatDoesNotEndIsCutOffAtTheTimeout) {
 
 TEST_F(DrainTest, ClientThatDoesNothingDoesNotHoldItUp) {
   StartServer("600");
-  v1::ListDatasetsResponse listed;
   grpc::ClientContext context;
-  ASSERT_TRUE(v1::DatasetService::NewStub(server_->channel())
-                  ->ListDatasets(&context, {}, &listed)
-                  .ok());
+  ASSERT_NO_FATAL_FAILURE(ListDatasets(context));
   const absl::Time begin = absl::Now();
   EXPECT_EQ(server_->Terminate(), 0);
   EXPECT_LT(absl::Now() - begin, absl::Seconds(15));  // gRPC waits for 20.
@@ -124,10 +128,7 @@ TEST_F(DrainTest, LogIsJsonAndNamesTheCalls) {
   StartServer("10");
   grpc::ClientContext context;
   context.AddMetadata("x-request-id", "find-me");
-  v1::ListDatasetsResponse listed;
-  ASSERT_TRUE(v1::DatasetService::NewStub(server_->channel())
-                  ->ListDatasets(&context, {}, &listed)
-                  .ok());
+  ASSERT_NO_FATAL_FAILURE(ListDatasets(context));
   EXPECT_EQ(server_->Terminate(), 0);
   EXPECT_THAT(Log(), HasSubstr("\"level\":\"info\",\"message\":\"call\","
                                "\"request_id\":\"find-me\",\"method\":"
