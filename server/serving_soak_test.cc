@@ -69,8 +69,7 @@ class ServingSoakTest : public ::testing::Test {
 
   // Offers three times what can be answered. Whether enough is answered, what
   // is accepted keeps its deadline, and the rest is refused at once.
-  bool StandsOverload(int seconds) {
-    const bool is_long = seconds >= 60;
+  bool StandsOverload(int seconds, bool is_long) {
     CheckedLoad load(server_, server_.SmallRequests());
     const auto channel = server_.process().Connect();
     const LoadReport peak =
@@ -179,8 +178,9 @@ TEST_F(ServingSoakTest, BadClientsSpoilNothingForGoodOnes) {
 TEST_F(ServingSoakTest, OverloadIsRefusedAtOnceAndTheRestAnsweredInTime) {
   const int seconds = Setting("OVERLOAD_SECONDS", 4);
   // A neighbour on the machine may spoil a short round, but not each of three.
-  int rounds = seconds >= 60 ? 1 : 3;
-  while (rounds > 0 && !StandsOverload(seconds)) --rounds;
+  const bool is_long = seconds >= 60;
+  int rounds = is_long ? 1 : 3;
+  while (rounds > 0 && !StandsOverload(seconds, is_long)) --rounds;
   EXPECT_GT(rounds, 0);
   ExpectHealthy();
 }
