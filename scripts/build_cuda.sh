@@ -5,6 +5,8 @@
 #   build_cuda.sh gpu      what computes and the tests that ask for a GPU, into
 #                          build/gpu: without gRPC, OpenCV and what stores
 #                          things; installs no system packages
+#   build_cuda.sh kit      what scripts/gpu_kit.sh packs, into build/kit: the
+#                          programs without OpenCV, and those tests
 # Reads: CUDA_TORCH  the folder torch of PyTorch's CUDA package, with NVIDIA's
 #                    packages beside it; default: pip brings them (5.5 GB) to
 #                    .deps/cuda-env
@@ -15,12 +17,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 
 preset=${1:-cuda}
-[[ $preset =~ ^(cuda|gpu)$ ]] || die "usage: build_cuda.sh [cuda|gpu]"
+[[ $preset =~ ^(cuda|gpu|kit)$ ]] || die "usage: build_cuda.sh [cuda|gpu|kit]"
 cuda=${CUDA_HOME:-/usr/local/cuda}
 [[ -x $cuda/bin/nvcc ]] || die "no CUDA toolkit in $cuda; set CUDA_HOME"
 [[ $preset == gpu ]] || scripts/install_packages.sh
 if [[ -z ${CUDA_TORCH:-} ]]; then
-  make_python_env "$root/.deps/cuda-env" torch==2.14.1
+  make_python_env "$root/.deps/cuda-env" torch==2.11.0
   CUDA_TORCH=$("$python" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parent)')
 fi
 nvrtc=$(find "$CUDA_TORCH"/../nvidia -name 'libnvrtc.so.*' 2>/dev/null | head -n 1)

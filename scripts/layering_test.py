@@ -28,8 +28,10 @@ ROOMS = {
     "server/inference/": ["server/inference/", "common/"],
     "server/inference/preprocess": ["server/inference/", "server/data/",
                                     "common/"],
+    "server/inference/forward_plan": ["server/inference/",
+                                      "server/data/normalize", "common/"],
     **dict.fromkeys(
-        ["server/inference/predictor", "server/inference/cuda_forward",
+        ["server/inference/predictor", "server/inference/cuda_",
          "server/inference/fold_resnet18"],
         ["server/inference/", "server/data/", "server/model/", "common/"]),
     "server/metrics/": ["server/metrics/", "common/"],
@@ -48,8 +50,8 @@ CAGES = {
     "LibTorch": (
         ["torch/", "ATen/", "c10/", "caffe2/"],
         ["server/model/", "server/training/", "server/inference/predictor",
-         "server/inference/cuda_forward", "server/inference/fold_resnet18",
-         "server/data/transforms", "server/torch_pch", "server/trainer_main"]),
+         "server/inference/cuda_", "server/inference/fold_resnet18",
+         "server/torch_pch", "server/trainer_main"]),
     "OpenCV": (["opencv2/"], ["server/data/"]),
     "TurboJPEG": (["turbojpeg.h"], ["server/data/"]),
     # Another version's headers lie among LibTorch's.

@@ -97,6 +97,18 @@ void AddJobs(const Adder& add, ServerOptions& options) {
       "A trainer's share of the CPU beside the server: normal (as Classify's "
       "forward passes), low (nice 19) or idle (what is left)")
       ->check(CLI::IsMember({"normal", "low", "idle"}));
+  add("--trainer_step_wait", "FINETUNED_TRAINER_STEP_WAIT",
+      options.trainer_step_wait,
+      "Whether a trainer on a GPU awaits each step before it enqueues the "
+      "next, "
+      "so that forward passes get in between: auto (while calls are answered), "
+      "always or never")
+      ->check(CLI::IsMember({"auto", "always", "never"}));
+  add.app
+      .add_flag("--cudnn_benchmark", options.cudnn_benchmark,
+                "Let a trainer on a GPU try cuDNN's kernels and keep the "
+                "fastest: a slower first step, quicker ones after it")
+      ->envname("FINETUNED_CUDNN_BENCHMARK");
   add("--max_queued_jobs", "FINETUNED_MAX_QUEUED_JOBS", options.max_queued_jobs,
       "Jobs that may wait; more are refused")
       ->check(CLI::Range(1, 100'000));
@@ -175,10 +187,13 @@ void AddServerOptions(CLI::App& app, ServerOptions& options) {
   add("--pretrained", "FINETUNED_PRETRAINED", options.pretrained,
       "ResNet18's ImageNet weights: state_dict as .pth or .safetensors");
   add("--device", "FINETUNED_DEVICE", options.device,
-      "auto, cpu, cuda or cuda:N");
+      "auto (cuda:0 if it works, else cpu), cpu, cuda or cuda:N, where N "
+      "counts "
+      "what CUDA_VISIBLE_DEVICES leaves");
   add("--precision", "FINETUNED_PRECISION", options.precision,
-      "What Classify computes in; other than fp32 on CUDA only")
-      ->check(CLI::IsMember({"fp32", "fp16", "bf16"}));
+      "What Classify computes in; other than fp32 on CUDA only. tf32: float32 "
+      "whose convolutions round their inputs to 10 bits")
+      ->check(CLI::IsMember({"fp32", "tf32", "fp16", "bf16"}));
   add("--threads", "FINETUNED_THREADS", options.threads,
       "CPU threads to compute with")
       ->check(CLI::Range(1, 1024));

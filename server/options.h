@@ -24,19 +24,21 @@ struct ServerOptions {
   // HOST:PORT that Prometheus scrapes; empty: none. As insecure_bind for
   // `address`, another machine's needs insecure_bind: it has no TLS.
   std::string metrics_address;
-  std::string log_format = "auto";        // "text", "json"; as LogOptions.
-  std::string log_level = "info";         // As LogOptions.
-  std::string log_requests = "all";       // "errors", "none".
-  int drain_timeout = 30;                 // Seconds; see Server::Shutdown.
-  std::filesystem::path state_dir;        // Jobs and models. Created.
-  std::filesystem::path data_root = ".";  // Data sets are below it.
-  std::filesystem::path pretrained;       // ResNet18's ImageNet weights.
-  std::string device = "auto";            // As ResolveDevice.
-  std::string precision = "fp32";         // Of Classify; as PredictorOptions.
-  int threads;                            // CPU threads, >= 1.
-  int trainer_threads = 0;                // Of a trainer; 0: `threads`.
-  int decode_threads;                     // Of a trainer, >= 1.
-  std::string trainer_priority = "idle";  // As TrainerSpec.Priority.
+  std::string log_format = "auto";         // "text", "json"; as LogOptions.
+  std::string log_level = "info";          // As LogOptions.
+  std::string log_requests = "all";        // "errors", "none".
+  int drain_timeout = 30;                  // Seconds; see Server::Shutdown.
+  std::filesystem::path state_dir;         // Jobs and models. Created.
+  std::filesystem::path data_root = ".";   // Data sets are below it.
+  std::filesystem::path pretrained;        // ResNet18's ImageNet weights.
+  std::string device = "auto";             // As ResolveDevice.
+  std::string precision = "fp32";          // Of Classify; as PredictorOptions.
+  int threads;                             // CPU threads, >= 1.
+  int trainer_threads = 0;                 // Of a trainer; 0: `threads`.
+  int decode_threads;                      // Of a trainer, >= 1.
+  std::string trainer_priority = "idle";   // As TrainerSpec.Priority.
+  std::string trainer_step_wait = "auto";  // As TrainerSpec.StepWait.
+  bool cudnn_benchmark = false;            // Of a trainer on a GPU.
   size_t max_queued_jobs = 16;
   int max_running_jobs = 1;      // Trainers at once, >= 1.
   int checkpoint_interval = 60;  // Of a trainer, in seconds, >= 1.

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "common/status_macros.h"
-#include "server/data/transforms.h"
+#include "server/data/normalize.h"
 #include "server/inference/fatal_errors.h"
 #include "server/inference/predictor.h"
 #include "server/inference/preprocess.h"
@@ -13,6 +13,7 @@
 #include "server/log.h"
 #include "server/model/device.h"
 #include "server/model/onnx_export.h"
+#include "spdlog/spdlog.h"
 
 namespace finetune {
 namespace {
@@ -32,6 +33,11 @@ TrainerSpec TrainerDefaults(const ServerOptions& options,
   spec.set_priority(options.trainer_priority == "idle"  ? TrainerSpec::IDLE
                     : options.trainer_priority == "low" ? TrainerSpec::LOW
                                                         : TrainerSpec::NORMAL);
+  spec.set_step_wait(options.trainer_step_wait == "always" ? TrainerSpec::ALWAYS
+                     : options.trainer_step_wait == "never"
+                         ? TrainerSpec::NEVER
+                         : TrainerSpec::WHILE_SERVING);
+  spec.set_cudnn_benchmark(options.cudnn_benchmark);
   spec.set_decode_threads(options.decode_threads);
   spec.set_max_image_pixels(options.max_image_pixels);
   spec.mutable_checkpoint_interval()->set_seconds(options.checkpoint_interval);
@@ -92,12 +98,14 @@ std::vector<std::string> ServiceNames() {
 ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
                          std::unique_ptr<StateFolder> state_folder,
                          std::unique_ptr<Authorizer> gatekeeper,
+                         std::unique_ptr<ServingActivity> serving_activity,
                          std::function<void()> on_fatal_error)
     : on_fatal(std::move(on_fatal_error)),
       log_requests(options.log_requests),
       drain_timeout(absl::Seconds(options.drain_timeout)),
       device(std::move(device_name)),
       authorizer(std::move(gatekeeper)),
+      activity(std::move(serving_activity)),
       state(std::move(state_folder)),
       metrics(
           {.version = FINETUNE_VERSION,
@@ -124,29 +132,27 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
                    .device = device,
                    .threads = std::min(options.threads, Batcher::kMostThreads),
                    .max_batch = static_cast<int>(MaxBatch(options, device)),
-                   .precision = options.precision}](
-              const v1::Model& model) -> absl::StatusOr<LoadedModel> {
-            ASSIGN_OR_RETURN(
-                LoadedModel loaded,
-                LoadPredictor(state->models().DirOf(model.ref()) / kWeightsFile,
-                              model.labels_size(), predictor));
-            loaded.forward = ReportingFatalErrors(
-                std::move(loaded.forward),
-                [this](const std::string& message) { Fail(message); });
-            return loaded;
+                   .precision = options.precision,
+                   .on_warning =
+                       [](const std::string& text) {
+                         spdlog::warn("{}", text);
+                       }}](const v1::Model& model) {
+            return Load(model, predictor);
           }),
-      batcher({.max_batch = MaxBatch(options, device),
-               .max_waiting = options.max_queued_images,
-               .max_delay = absl::Milliseconds(options.max_batch_delay),
-               .preprocess_threads = options.preprocess_threads,
-               // A GPU is one stream, whatever the number of threads.
-               .workers = device == "cpu" ? options.threads : 1,
-               .input_floats = kInputFloats,
-               .on_batch =
-                   [this](const v1::Model&, size_t images) {
-                     metrics.ObserveBatch(static_cast<int>(images));
-                   }},
-              MakePreprocess({.max_pixels = options.max_image_pixels})),
+      batcher(
+          {.max_batch = MaxBatch(options, device),
+           .max_waiting = options.max_queued_images,
+           .max_delay = absl::Milliseconds(options.max_batch_delay),
+           .preprocess_threads = options.preprocess_threads,
+           .workers = device == "cpu" ? options.threads : kCudaWorkers,
+           .input_bytes = kInputBytes,
+           .allocate_input = device == "cpu" ? AllocateOnHeap : AllocatePinned,
+           .on_batch =
+               [this](const v1::Model&, size_t images) {
+                 activity->Note();
+                 metrics.ObserveBatch(static_cast<int>(images));
+               }},
+          MakePreprocess({.max_pixels = options.max_image_pixels})),
       classifier(
           [this](const auto& ref) { return state->models().Resolve(ref); },
           models, batcher,
@@ -158,10 +164,11 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
           }),
       runner(
           state->jobs_dir(), TrainerDefaults(options, device), state->jobs(),
-          [binary = options.trainer](const auto& job_dir, const auto& spec,
-                                     const auto& on_event,
-                                     const std::stop_token& stop) {
-            return RunTrainer(binary, job_dir, spec, on_event, stop);
+          [this, binary = options.trainer](
+              const auto& job_dir, const auto& spec, const auto& on_event,
+              const std::stop_token& stop) {
+            return RunTrainer(binary, job_dir, spec, on_event, stop,
+                              activity->fd());
           },
           [this](const auto& job, const auto& model_dir) {
             return Prepare(job, model_dir);
@@ -196,6 +203,22 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
            .list_models = [this] { return state->models().All(); },
            .is_ready = [this] { return can_classify && !is_closing; }},
           classifier, calls, *authorizer) {}
+
+absl::StatusOr<LoadedModel> ServerRooms::Load(
+    const v1::Model& model, const PredictorOptions& predictor) {
+  absl::StatusOr<LoadedModel> loaded =
+      LoadPredictor(state->models().DirOf(model.ref()) / kWeightsFile,
+                    model.labels_size(), predictor);
+  const auto works = [this] { return DeviceWorks(device); };
+  const auto fail = [this](const std::string& message) { Fail(message); };
+  if (loaded.ok()) {
+    loaded->forward =
+        ReportingFatalErrors(std::move(loaded->forward), works, fail);
+  } else if (!works()) {
+    fail(std::string(loaded.status().message()));
+  }
+  return loaded;
+}
 
 absl::StatusOr<Publication> ServerRooms::Prepare(
     const v1::FineTuneJob& job, const std::filesystem::path& model_dir) {

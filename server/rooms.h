@@ -13,10 +13,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/serving_activity.h"
 #include "grpcpp/grpcpp.h"
 #include "server/inference/batcher.h"
 #include "server/inference/classifier.h"
 #include "server/inference/model_cache.h"
+#include "server/inference/predictor.h"
 #include "server/jobs/job_runner.h"
 #include "server/jobs/scheduler.h"
 #include "server/metrics/metrics.h"
@@ -39,11 +41,16 @@ struct ServerRooms {
   ServerRooms(const ServerOptions& options, std::string device_name,
               std::unique_ptr<StateFolder> state_folder,
               std::unique_ptr<Authorizer> gatekeeper,
+              std::unique_ptr<ServingActivity> serving_activity,
               std::function<void()> on_fatal_error);
 
   ~ServerRooms() { metrics.Close(); }  // It asks the other rooms.
 
   absl::Status Listen(const ServerOptions& options);
+
+  // Into memory, for Classify. A device that fails for good ends the server.
+  absl::StatusOr<LoadedModel> Load(const v1::Model& model,
+                                   const PredictorOptions& predictor);
 
   // Puts a job's model in its place and loads it, so that it is warm before it
   // is asked for.
@@ -70,6 +77,7 @@ struct ServerRooms {
   const absl::Duration drain_timeout;
   const std::string device;
   const std::unique_ptr<Authorizer> authorizer;
+  const std::unique_ptr<ServingActivity> activity;  // For trainers.
   std::string address;
   const std::unique_ptr<StateFolder> state;
   Metrics metrics;

@@ -54,6 +54,17 @@ absl::StatusOr<std::unique_ptr<Authorizer>> OpenAuthorizer(
   return Authorizer::Open(token_file);
 }
 
+// As --device says; "auto" takes the CPU where the GPU cannot be used, and says
+// why.
+absl::StatusOr<std::string> ChooseDevice(const std::string& name) {
+  ASSIGN_OR_RETURN(std::string device, ResolveDevice(name));
+  const absl::Status usable = CheckDevice(device);
+  if (usable.ok()) return device;
+  if (name != "auto") return usable;
+  spdlog::warn("computing on the CPU: {}", std::string(usable.message()));
+  return "cpu";
+}
+
 // Whether --log_requests, `which`, wants a line for the call.
 bool WantsLine(const std::string& which, const CallRecord& call) {
   return which == "all" || (which == "errors" && !call.status.ok());
@@ -170,20 +181,21 @@ void ServerRooms::Drain() {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options, std::function<void()> on_fatal) {
-  ASSIGN_OR_RETURN(std::string device, ResolveDevice(options.device));
+  ASSIGN_OR_RETURN(std::string device, ChooseDevice(options.device));
   ASSIGN_OR_RETURN(auto authorizer, OpenAuthorizer(options.token_file));
   ASSIGN_OR_RETURN(
       auto state,
       StateFolder::Open(std::filesystem::absolute(options.state_dir),
                         {.max_bytes = options.max_state_bytes,
                          .max_upload_bytes = options.max_upload_bytes}));
+  ASSIGN_OR_RETURN(auto activity, ServingActivity::Create());
   auto rooms = std::make_unique<ServerRooms>(
       options, std::move(device), std::move(state), std::move(authorizer),
-      std::move(on_fatal));
+      std::move(activity), std::move(on_fatal));
   RETURN_IF_ERROR(rooms->Listen(options));
   rooms->scheduler.Start();
   spdlog::info("serving on {}, device {}, state in {}", rooms->address,
-               rooms->device, options.state_dir.native());
+               DeviceText(rooms->device), options.state_dir.native());
   if (!rooms->metrics_address.empty()) {
     spdlog::info("metrics on http://{}/metrics", rooms->metrics_address);
   }

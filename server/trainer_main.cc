@@ -1,7 +1,8 @@
 // finetune-trainer: one job in one process. Reads a TrainerSpec, writes
 // TrainerEvents to standard output, checkpoints and the model to the spec's
-// folders. SIGTERM: writes a checkpoint and ends. It ends, too, when nobody
-// reads the events any more: a trainer without a server is no use.
+// folders. Standard input may be the server's ServingActivity. SIGTERM: writes
+// a checkpoint and ends. It ends, too, when nobody reads the events any more: a
+// trainer without a server is no use.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -16,6 +17,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <iostream>
+#include <memory>
 #include <new>
 #include <stop_token>
 #include <string>
@@ -25,6 +27,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/file.h"
 #include "common/rpc_status.h"
+#include "common/serving_activity.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
 #include "common/yield_to_callers.h"
@@ -32,6 +35,7 @@
 #include "google/protobuf/util/delimited_message_util.h"
 #include "google/protobuf/util/time_util.h"
 #include "server/data/dataset.h"
+#include "server/model/device.h"
 #include "server/model/registry.h"
 #include "server/model/safetensors.h"
 #include "server/training/fine_tuner.h"
@@ -144,6 +148,17 @@ void TakePriority(TrainerSpec::Priority priority) {
   }
 }
 
+// Whether the server has answered a call within the last second; false without
+// a server that says so.
+FineTuner::ServingFn IsServing() {
+  constexpr absl::Duration kWindow = absl::Seconds(1);
+  auto opened = ServingActivity::Open(STDIN_FILENO);
+  if (!opened.ok()) return [] { return false; };
+  return [activity = std::shared_ptr<ServingActivity>(*std::move(opened))] {
+    return activity->WithinLast(kWindow);
+  };
+}
+
 absl::Status Train(const TrainerSpec& spec, const EventWriter& events,
                    const std::stop_token& stop) {
   ASSIGN_OR_RETURN(ImageFolder folder,
@@ -159,7 +174,8 @@ absl::Status Train(const TrainerSpec& spec, const EventWriter& events,
 
   is_training = true;
   torch::set_num_threads(spec.threads());
-  ASSIGN_OR_RETURN(FineTuner tuner, FineTuner::Create(spec, dataset));
+  ASSIGN_OR_RETURN(FineTuner tuner,
+                   FineTuner::Create(spec, dataset, absl::Now, IsServing()));
   if (!tuner.resumed().empty()) {
     TrainerEvent resumed;
     resumed.set_resumed(tuner.resumed());
@@ -188,12 +204,11 @@ absl::Status TrainCatching(const std::string& spec_file,
   }
   TakePriority(spec.priority());
   return Train(spec, events, stop);
-} catch (const c10::OutOfMemoryError& e) {
-  return absl::ResourceExhaustedError(
-      absl::StrCat("out of GPU memory: try a smaller batch_size (",
-                   e.what_without_backtrace(), ")"));
 } catch (const c10::Error& e) {
-  return absl::InternalError(e.what_without_backtrace());
+  const std::string what = e.what_without_backtrace();
+  if (!IsOutOfGpuMemory(what)) return absl::InternalError(what);
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "out of GPU memory: try a smaller batch_size (", FirstLine(what), ")"));
 } catch (const std::bad_alloc&) {
   return absl::ResourceExhaustedError(
       "out of memory: try a smaller batch_size");

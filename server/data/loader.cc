@@ -6,12 +6,14 @@
 namespace finetune {
 
 Loader::Loader(Options options, std::vector<size_t> order, LoadFn load)
-    : options_(options), order_(std::move(order)), load_(std::move(load)) {
+    : options_(std::move(options)),
+      order_(std::move(order)),
+      load_(std::move(load)) {
   slots_.resize(std::min<size_t>(options_.batches_ahead + 1,
                                  std::max<size_t>(Batches(), 1)));
   for (size_t i = 0; i < std::min(slots_.size(), Batches()); ++i) {
-    slots_[i].batch.images = std::make_unique_for_overwrite<float[]>(
-        SizeOf(0) * options_.floats_per_sample);
+    slots_[i].batch.images =
+        options_.allocate(SizeOf(0) * options_.sample_bytes);
     slots_[i].batch.labels.resize(SizeOf(0));
   }
   for (int i = 0; i < options_.threads; ++i) {
@@ -63,7 +65,7 @@ void Loader::Work() {
     const size_t within = position % options_.batch_size;
     absl::Status loaded =
         load_(order_[position],
-              slot.batch.images.get() + within * options_.floats_per_sample,
+              slot.batch.images.get() + within * options_.sample_bytes,
               &slot.batch.labels[within]);
 
     const MutexLock lock(mu_);

@@ -9,21 +9,21 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/buffer.h"
 #include "common/mutex.h"
 
 namespace finetune {
 
 struct Batch {
-  size_t size = 0;                  // Samples.
-  std::unique_ptr<float[]> images;  // [size][floats_per_sample].
-  std::vector<int64_t> labels;      // [size].
+  size_t size = 0;              // Samples.
+  Buffer images;                // [size][sample_bytes].
+  std::vector<int64_t> labels;  // [size].
 };
 
 // One consumer: Next and the destructor are for a single thread.
@@ -33,13 +33,14 @@ class Loader {
     int batch_size = 64;    // Samples, >= 1; the last batch may be smaller.
     int threads = 2;        // >= 1.
     int batches_ahead = 2;  // Prepared and not yet asked for, >= 1.
-    size_t floats_per_sample = 0;
+    size_t sample_bytes = 0;
+    AllocateFn allocate = AllocateOnHeap;  // For batches.
   };
 
-  // Writes sample `index` to image[floats_per_sample] and its label. Called
-  // from several threads at once; must not throw.
+  // Writes sample `index` to image[sample_bytes] and its label. Called from
+  // several threads at once; must not throw.
   using LoadFn =
-      std::function<absl::Status(size_t index, float* image, int64_t* label)>;
+      std::function<absl::Status(size_t index, uint8_t* image, int64_t* label)>;
 
   // `order` lists the indices of the samples, batch after batch.
   Loader(Options options, std::vector<size_t> order, LoadFn load);

@@ -36,7 +36,7 @@ BENCHMARK(BM_Decode);
 
 void BM_TestTransform(benchmark::State& state) {
   const RgbImage image = *ReadImage(Photos().train[0].path, {});
-  std::vector<float> out(kInputFloats);
+  std::vector<uint8_t> out(kInputBytes);
   for (auto _ : state) TestTransform(image, out.data());
   state.SetItemsProcessed(state.iterations());
 }
@@ -48,8 +48,8 @@ void BM_LoadTrainingSet(benchmark::State& state) {
   std::vector<size_t> order(samples.size());
   std::iota(order.begin(), order.end(), size_t{0});
   for (auto _ : state) {
-    Loader loader({.threads = 1, .floats_per_sample = kInputFloats}, order,
-                  [&](size_t i, float* image, int64_t* label) {
+    Loader loader({.threads = 1, .sample_bytes = kInputBytes}, order,
+                  [&](size_t i, uint8_t* image, int64_t* label) {
                     auto rgb = ReadImage(samples[i].path, {});
                     if (rgb.ok()) TrainTransform(*rgb, Random(1, 1, i), image);
                     *label = samples[i].label;

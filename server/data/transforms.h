@@ -1,34 +1,24 @@
-// RGB images to the network's input, as torchvision.transforms does it.
+// RGB images to the network's input, as torchvision.transforms does it, up to
+// ToTensor and Normalize, for which see normalize.h.
 //
-// Resizing is Pillow's own, bit for bit; pixels are
-// divided by 255 and normalised with ImageNet's mean and standard deviation.
-// Thread-safe.
+// Resizing is Pillow's own, bit for bit. Thread-safe.
 
 #ifndef SERVER_DATA_TRANSFORMS_H_
 #define SERVER_DATA_TRANSFORMS_H_
 
-#include <cstddef>
+#include <cstdint>
 
 #include "server/data/decode.h"
+#include "server/data/normalize.h"
 #include "server/data/random.h"
 
 namespace finetune {
 
-inline constexpr int kInputSize = 224;  // Pixels a side.
+// Resize(256) of the shorter side, CenterCrop(224), to pixels[kInputBytes].
+void TestTransform(const RgbImage& image, uint8_t* pixels);
 
-// Floats of one image: [kInputSize][kInputSize][3], which is one item of a
-// channels-last batch.
-inline constexpr size_t kInputFloats = size_t{3} * kInputSize * kInputSize;
-
-// Resize(256) of the shorter side, CenterCrop(224): still 8 bits a channel.
-RgbImage ResizeAndCenterCrop(const RgbImage& image);
-
-// ResizeAndCenterCrop, then normalised, to out[kInputFloats].
-void TestTransform(const RgbImage& image, float* out);
-
-// RandomResizedCrop(224) and RandomHorizontalFlip, then normalised, to
-// out[kInputFloats].
-void TrainTransform(const RgbImage& image, Random random, float* out);
+// RandomResizedCrop(224) and RandomHorizontalFlip, to pixels[kInputBytes].
+void TrainTransform(const RgbImage& image, Random random, uint8_t* pixels);
 
 }  // namespace finetune
 

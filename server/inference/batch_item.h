@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/buffer.h"
 #include "server/inference/servable.h"
 
 namespace finetune {
@@ -58,7 +59,7 @@ struct BatchItem {
   std::shared_ptr<PendingClassify> request;
   size_t index = 0;  // Into the request's images.
   // From when it is decoded:
-  std::unique_ptr<float[]> input;
+  Buffer input;  // Pixels.
   absl::Duration preprocess;
   absl::Time ready;
 

@@ -17,7 +17,7 @@ constexpr double kDeadlineMargin = 1.25;
 
 // The edge of the exception world: Torch throws, we return.
 absl::StatusOr<std::vector<Probabilities>> Forward(
-    const Servable& servable, const std::vector<const float*>& inputs,
+    const Servable& servable, const std::vector<const uint8_t*>& inputs,
     int threads) try {
   std::vector<Probabilities> outputs = servable.loaded.forward(inputs, threads);
   if (outputs.size() != inputs.size()) {
@@ -195,12 +195,12 @@ void Batcher::DecodeNext(Finished& finished) {
 
 absl::Status Batcher::Decode(BatchItem& item) const {
   if (item.input == nullptr) {
-    item.input = std::make_unique_for_overwrite<float[]>(options_.input_floats);
+    item.input = options_.allocate_input(options_.input_bytes);
   }
   const absl::Time start = options_.now();
   const absl::Status status =
       preprocess_(item.request->work.images[item.index],
-                  absl::MakeSpan(item.input.get(), options_.input_floats));
+                  absl::MakeSpan(item.input.get(), options_.input_bytes));
   item.ready = options_.now();
   item.preprocess = item.ready - start;
   return status;
@@ -257,7 +257,7 @@ int Batcher::ThreadsOf(size_t batch) const {
 
 void Batcher::Run(std::vector<BatchItem> batch, int threads) {
   const Servable& servable = *batch[0].model();
-  std::vector<const float*> inputs;
+  std::vector<const uint8_t*> inputs;
   inputs.reserve(batch.size());
   for (const BatchItem& item : batch) inputs.push_back(item.input.get());
   const absl::Time start = options_.now();

@@ -32,6 +32,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/buffer.h"
 #include "common/mutex.h"
 #include "server/inference/batch_item.h"
 #include "server/inference/batch_queue.h"
@@ -54,7 +55,8 @@ class Batcher {
     int preprocess_threads = 1;                        // >= 1.
     // Forward passes at once, and the threads of a lone one; >= 1.
     int workers = 1;
-    size_t input_floats = size_t{3} * 224 * 224;  // Of one image, >= 1.
+    size_t input_bytes = size_t{3} * 224 * 224;  // Of one image, >= 1.
+    AllocateFn allocate_input = AllocateOnHeap;
     // After each forward pass, on its thread. Empty: nobody is told.
     std::function<void(const v1::Model&, size_t images)> on_batch;
     std::function<absl::Time()> now = absl::Now;  // For tests.
@@ -137,7 +139,7 @@ class Batcher {
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   BatchQueue queue_ ABSL_GUARDED_BY(mu_);
   Throughput throughput_ ABSL_GUARDED_BY(mu_);
-  std::vector<std::unique_ptr<float[]>> spare_inputs_ ABSL_GUARDED_BY(mu_);
+  std::vector<Buffer> spare_inputs_ ABSL_GUARDED_BY(mu_);
   Stats counts_ ABSL_GUARDED_BY(mu_);  // Without those of now.
   std::vector<std::jthread> threads_;  // Last: start when all above exists.
 };

@@ -1,6 +1,7 @@
 #include "server/inference/batcher.h"
 
 #include <atomic>
+#include <cstring>
 #include <future>
 #include <random>
 #include <stdexcept>
@@ -26,23 +27,31 @@ using Model = std::shared_ptr<const Servable>;
 constexpr absl::string_view kRetryInfo =
     "type.googleapis.com/google.rpc.RetryInfo";
 
-// An "image" is a number, which is its input and its own probability.
-absl::Status ReadNumber(absl::string_view image, absl::Span<float> input) {
-  if (absl::SimpleAtof(image, &input[0])) return absl::OkStatus();
-  return absl::InvalidArgumentError("no number");
+// An "image" is a number, an int that is its input and its own probability.
+absl::Status ReadNumber(absl::string_view image, absl::Span<uint8_t> input) {
+  int number = 0;
+  if (!absl::SimpleAtoi(image, &number)) {
+    return absl::InvalidArgumentError("no number");
+  }
+  std::memcpy(input.data(), &number, sizeof(number));
+  return absl::OkStatus();
 }
 
 // ReadNumber, but the image `held` is held up at `gate`.
 PreprocessFn HoldingUp(absl::string_view held, Gate& gate) {
-  return [held, &gate](absl::string_view image, absl::Span<float> input) {
+  return [held, &gate](absl::string_view image, absl::Span<uint8_t> input) {
     if (image == held) gate.Pass();
     return ReadNumber(image, input);
   };
 }
 
-std::vector<Probabilities> Echo(absl::Span<const float* const> inputs) {
+std::vector<Probabilities> Echo(absl::Span<const uint8_t* const> inputs) {
   std::vector<Probabilities> outputs;
-  for (const float* input : inputs) outputs.push_back({*input});
+  for (const uint8_t* input : inputs) {
+    int number = 0;
+    std::memcpy(&number, input, sizeof(number));
+    outputs.push_back({static_cast<float>(number)});
+  }
   return outputs;
 }
 
@@ -52,13 +61,14 @@ Model ModelOf(ForwardFn forward) {
 }
 
 Model EchoModel() {
-  return ModelOf(
-      [](absl::Span<const float* const> inputs, int) { return Echo(inputs); });
+  return ModelOf([](absl::Span<const uint8_t* const> inputs, int) {
+    return Echo(inputs);
+  });
 }
 
 // Whose forward passes stop at `gate`.
 Model GatedModel(Gate& gate) {
-  return ModelOf([&gate](absl::Span<const float* const> inputs, int) {
+  return ModelOf([&gate](absl::Span<const uint8_t* const> inputs, int) {
     gate.Pass();
     return Echo(inputs);
   });
@@ -86,7 +96,7 @@ class BatcherTest : public ::testing::Test {
  protected:
   // Delays are so long that a test which needs one to end does not.
   BatcherTest() {
-    options_.input_floats = 1;
+    options_.input_bytes = sizeof(int);
     options_.max_delay = absl::Hours(1);
     options_.on_batch = [this](const v1::Model&, size_t images) {
       const MutexLock lock(mu_);
@@ -131,15 +141,16 @@ TEST_F(BatcherTest, LoneImageIsDecodedWhereItIsComputed) {
   const auto note = [&] { threads.push_back(std::this_thread::get_id()); };
   options_.workers = 2;
   Batcher batcher(options_,
-                  [&](absl::string_view image, absl::Span<float> input) {
+                  [&](absl::string_view image, absl::Span<uint8_t> input) {
                     note();
                     return ReadNumber(image, input);
                   });
-  Call call(batcher, {ModelOf([&](absl::Span<const float* const> inputs, int) {
-                        note();
-                        return Echo(inputs);
-                      }),
-                      {"1"}});
+  Call call(batcher,
+            {ModelOf([&](absl::Span<const uint8_t* const> inputs, int) {
+               note();
+               return Echo(inputs);
+             }),
+             {"1"}});
   ASSERT_THAT(call.Get(), IsOk());
   ASSERT_EQ(threads.size(), 2u);
   EXPECT_EQ(threads[0], threads[1]);
@@ -150,7 +161,7 @@ TEST_F(BatcherTest, LoneImageGetsAllThreadsAtOnce) {
   Batcher batcher(options_, ReadNumber);
   int threads = 0;
   const Model model =
-      ModelOf([&](absl::Span<const float* const> inputs, int all) {
+      ModelOf([&](absl::Span<const uint8_t* const> inputs, int all) {
         threads = all;
         return Echo(inputs);
       });
@@ -276,7 +287,7 @@ TEST_F(BatcherTest, WhatWouldComeTooLateIsRefusedWhenTheSpeedIsKnown) {
   StopTime();
   options_.max_batch = 1;
   Batcher batcher(options_, ReadNumber);
-  const Model slow = ModelOf([&](absl::Span<const float* const> inputs, int) {
+  const Model slow = ModelOf([&](absl::Span<const uint8_t* const> inputs, int) {
     Advance(absl::Milliseconds(500));
     return Echo(inputs);
   });
@@ -299,7 +310,7 @@ TEST_F(BatcherTest, DeadWorkIsNotDecoded) {
   StopTime();
   Gate decode;
   Batcher batcher(options_,
-                  [&](absl::string_view image, absl::Span<float> input) {
+                  [&](absl::string_view image, absl::Span<uint8_t> input) {
                     decode.Pass();
                     return ReadNumber(image, input);
                   });
@@ -329,7 +340,7 @@ TEST_F(BatcherTest, WorkThatDiedAfterItWasDecodedIsNotComputed) {
   Gate decoded, gate;
   decoded.Open();
   Batcher batcher(options_,
-                  [&](absl::string_view image, absl::Span<float> input) {
+                  [&](absl::string_view image, absl::Span<uint8_t> input) {
                     decoded.Pass();
                     return ReadNumber(image, input);
                   });
@@ -356,10 +367,10 @@ TEST_F(BatcherTest, WorkThatDiedAfterItWasDecodedIsNotComputed) {
 TEST_F(BatcherTest, ThrowingModelFailsItsImagesAndNothingElse) {
   Batcher batcher(options_, ReadNumber);
   const Model throws = ModelOf(
-      [](absl::Span<const float* const>, int) -> std::vector<Probabilities> {
+      [](absl::Span<const uint8_t* const>, int) -> std::vector<Probabilities> {
         throw std::runtime_error("CUDA error");
       });
-  const Model forgets = ModelOf([](absl::Span<const float* const>, int) {
+  const Model forgets = ModelOf([](absl::Span<const uint8_t* const>, int) {
     return std::vector<Probabilities>();
   });
   for (const Model& bad : {throws, forgets}) {
@@ -389,7 +400,7 @@ TEST_F(BatcherTest, ShutdownFinishesWhatWaitsAndRefusesWhatComes) {
 TEST_F(BatcherTest, ShutdownGivesUpWhatStillWaitsInTheEnd) {
   Gate gate;
   Batcher batcher(options_,
-                  [&](absl::string_view image, absl::Span<float> input) {
+                  [&](absl::string_view image, absl::Span<uint8_t> input) {
                     gate.Pass();
                     return ReadNumber(image, input);
                   });

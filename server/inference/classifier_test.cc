@@ -27,7 +27,7 @@ class ClassifierTest : public ::testing::Test {
   absl::StatusOr<LoadedModel> Load() {
     gate_.Pass();
     if (!weights_.ok()) return weights_;
-    return LoadedModel{[](absl::Span<const float* const> inputs, int) {
+    return LoadedModel{[](absl::Span<const uint8_t* const> inputs, int) {
                          return std::vector<Probabilities>(inputs.size(), {1});
                        },
                        /*bytes=*/1};
@@ -47,8 +47,8 @@ class ClassifierTest : public ::testing::Test {
   absl::Status weights_;
   ModelCache models_{1, [this](const v1::Model&) { return Load(); }};
   Batcher batcher_{
-      {.input_floats = 1},
-      [](absl::string_view, absl::Span<float>) { return absl::OkStatus(); }};
+      {.input_bytes = 1},
+      [](absl::string_view, absl::Span<uint8_t>) { return absl::OkStatus(); }};
   Classifier classifier_{[this](const v1::ModelRef&) { return Resolve(); },
                          models_, batcher_};
 };

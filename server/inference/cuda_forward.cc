@@ -1,24 +1,29 @@
 #include "server/inference/cuda_forward.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
-#include "common/mutex.h"
-#include "server/data/transforms.h"
-#include "torch/torch.h"
-#ifdef FINETUNE_WITH_CUDA
 #include "ATen/cuda/CUDAGraph.h"
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "c10/core/Event.h"
+#include "c10/cuda/CUDACachingAllocator.h"
 #include "c10/cuda/CUDAGuard.h"
 #include "c10/cuda/CUDAStream.h"
-#endif
+#include "common/mutex.h"
+#include "server/data/normalize.h"
+#include "server/inference/cuda_graph.h"
+#include "server/inference/cuda_net.h"
+#include "torch/torch.h"
 
 namespace finetune {
 namespace {
+
+namespace allocator = c10::cuda::CUDACachingAllocator;
 
 torch::Dtype TypeOf(const std::string& precision) {
   if (precision == "fp16") return torch::kHalf;
@@ -32,143 +37,271 @@ int64_t PowerOfTwoFrom(int64_t n) {
   return power;
 }
 
-class CudaForward {
- public:
-  CudaForward(ResNet18 net, const PredictorOptions& options)
-      : net_(std::move(net)),
-        device_(options.device),
-        type_(TypeOf(options.precision)) {
-    // Else convolutions round their inputs to 10 bits (TF32).
-    at::globalContext().setAllowTF32CuDNN(false);
-#ifdef FINETUNE_WITH_CUDA
-    stream_ = c10::cuda::getStreamFromPool(false, device_.index());
-    const c10::cuda::CUDAStreamGuard on_stream(*stream_);
-#endif
-    net_->to(device_, type_);
-    ToChannelsLast(*net_);
-    const int64_t largest = PowerOfTwoFrom(options.max_batch);
-    for (int64_t size = 1; size <= largest; size *= 2) Prepare(size);
-  }
-
-  std::vector<Probabilities> Run(absl::Span<const float* const> inputs)
-      ABSL_LOCKS_EXCLUDED(mu_);
-
-  uint64_t bytes() const;
-
- private:
-  // Memory that stays where it is, since a graph knows only addresses.
-  struct Batch {
-    torch::Tensor host_in, in, out, host_out;
-#ifdef FINETUNE_WITH_CUDA
-    std::unique_ptr<at::cuda::CUDAGraph> graph;
-#endif
-  };
-
-  void Prepare(int64_t size);
-  void Compute(Batch& batch) {
-    batch.out = net_->forward(batch.in.to(type_)).to(torch::kFloat).softmax(1);
-  }
-  void Launch(Batch& batch);
-
-  ResNet18 net_;
-  const torch::Device device_;
-  const torch::Dtype type_;
-  Mutex mu_;
-  std::map<int64_t, Batch> batches_;  // By size; used under `mu_`.
-#ifdef FINETUNE_WITH_CUDA
-  std::optional<c10::cuda::CUDAStream> stream_;
-#endif
-};
-
-void CudaForward::Prepare(int64_t size) {
-  const c10::InferenceMode no_grad;
-  Batch& batch = batches_[size];
-  const std::vector<int64_t> shape = {size, 3, kInputSize, kInputSize};
-  batch.host_in = torch::zeros(shape, torch::kFloat)
-                      .contiguous(at::MemoryFormat::ChannelsLast)
-                      .pin_memory();
-  batch.in = batch.host_in.to(device_);
-  Compute(batch);  // Chooses kernels, which a graph must not.
-  batch.host_out = batch.out.cpu().pin_memory();
-#ifdef FINETUNE_WITH_CUDA
-  try {
-    auto graph = std::make_unique<at::cuda::CUDAGraph>();
-    // Else a call of another thread's, a scrape's say, would spoil it.
-    graph->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-    try {
-      Compute(batch);
-    } catch (...) {
-      graph->capture_end();
-      throw;
-    }
-    graph->capture_end();
-    batch.graph = std::move(graph);
-  } catch (const c10::Error&) {
-    Compute(batch);  // What a failed recording left is no memory to use.
-  }
-#endif
+// The allocator returns no memory while something is recorded, and takes it
+// for a fault in its caller to ask.
+Mutex& AllocatorMutex() {
+  static Mutex& mu = *new Mutex;
+  return mu;
 }
 
-void CudaForward::Launch(Batch& batch) {
-#ifdef FINETUNE_WITH_CUDA
-  if (batch.graph != nullptr) {
-    batch.graph->replay();
-    return;
+// A stream that nobody else has. PyTorch's own pool hands each of its 32 out
+// again and again, so that one that records could be one that works.
+class OwnStream {
+ public:
+  explicit OwnStream(c10::DeviceIndex device) : device_(device) {
+    const c10::cuda::CUDAGuard on_device(device);
+    C10_CUDA_CHECK(cudaStreamCreateWithFlags(&raw_, cudaStreamNonBlocking));
   }
-#endif
-  Compute(batch);
+  ~OwnStream() { cudaStreamDestroy(raw_); }
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+
+  c10::cuda::CUDAStream get() const {
+    return c10::cuda::getStreamFromExternal(raw_, device_);
+  }
+
+ private:
+  const c10::DeviceIndex device_;
+  cudaStream_t raw_ = nullptr;
+};
+
+// Of all loads, one at a time: memory that one frees suits the next.
+const OwnStream& LoadStream(c10::DeviceIndex device)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(AllocatorMutex()) {
+  static auto& streams =
+      *new std::map<c10::DeviceIndex, std::unique_ptr<OwnStream>>;
+  auto& stream = streams[device];
+  if (stream == nullptr) stream = std::make_unique<OwnStream>(device);
+  return *stream;
+}
+
+// Gives cached memory back to the GPU, for a trainer say.
+void EmptyCache() ABSL_LOCKS_EXCLUDED(AllocatorMutex()) {
+  const MutexLock lock(AllocatorMutex());
+  try {
+    allocator::emptyCache();
+  } catch (const c10::Error&) {
+    // A GPU that has failed is noticed by those who compute on it.
+  }
+}
+
+// About what a model takes: its weights, what the network's first two layers
+// hold at once (the pooling's indices too), and cuDNN's workspaces of about
+// that size.
+int64_t EstimatedBytes(int64_t batch, torch::Dtype type) {
+  constexpr int64_t kWeights = 12'000'000;
+  constexpr int64_t kConvolved = int64_t{64} * 112 * 112;
+  constexpr int64_t kPooled = int64_t{64} * 56 * 56;
+  const auto size = static_cast<int64_t>(c10::elementSize(type));
+  return kWeights * size +
+         2 * batch *
+             ((kConvolved + kPooled) * size +
+              kPooled * static_cast<int64_t>(sizeof(int64_t)));
+}
+
+int64_t ReservedBytes(c10::DeviceIndex device) {
+  return allocator::getDeviceStats(device)
+      .reserved_bytes[static_cast<size_t>(
+          c10::CachingAllocator::StatType::AGGREGATE)]
+      .current;
+}
+
+class CudaForward {
+ public:
+  CudaForward(const FoldedResNet18& net, const PredictorOptions& options);
+
+  std::vector<Probabilities> Run(absl::Span<const uint8_t* const> inputs)
+      ABSL_LOCKS_EXCLUDED(mu_, lanes_mu_);
+
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  // The first member, so that it goes last, after the memory.
+  struct CacheEmptier {
+    ~CacheEmptier() { EmptyCache(); }
+  };
+  // Where a call's inputs arrive and its answers leave, beside other calls'.
+  struct Lane {
+    // As large as the graphs' own.
+    Lane(const torch::Tensor& graph_pixels,
+         const torch::Tensor& graph_probabilities)
+        : stream(graph_pixels.device().index()),
+          pixels(torch::zeros_like(graph_pixels)),
+          probabilities(torch::zeros_like(graph_probabilities)),
+          host(torch::zeros_like(graph_probabilities, torch::kCPU)
+                   .pin_memory()) {}
+
+    const OwnStream stream;
+    const torch::Tensor pixels, probabilities;
+    const torch::Tensor host;  // For `probabilities`, pinned.
+  };
+
+  void Load(const FoldedResNet18& net, const PredictorOptions& options);
+  void Record(int64_t size, c10::MempoolId_t pool,
+              const PredictorOptions& options);
+  void Compute(int64_t size);
+  void RunPart(Lane& lane, absl::Span<const uint8_t* const> inputs,
+               std::vector<Probabilities>& probabilities)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  std::unique_ptr<Lane> TakeLane() ABSL_LOCKS_EXCLUDED(lanes_mu_);
+  void GiveBack(std::unique_ptr<Lane> lane) ABSL_LOCKS_EXCLUDED(lanes_mu_);
+
+  const CacheEmptier empty_cache_;
+  const torch::Device device_;
+  const int64_t largest_;  // Batch, a power of two.
+  uint64_t bytes_ = 0;
+
+  Mutex mu_;  // For what one pass at a time may use: all until the next line.
+  std::optional<CudaNet> net_;
+  // Memory that stays where it is, since a graph knows only addresses.
+  torch::Tensor pixels_, probabilities_;
+  std::map<int64_t, std::unique_ptr<CudaGraph>> graphs_;  // By batch size.
+  c10::Event idle_{c10::DeviceType::CUDA};  // The last pass is done with it.
+
+  Mutex lanes_mu_;
+  std::vector<std::unique_ptr<Lane>> lanes_ ABSL_GUARDED_BY(lanes_mu_);
+};
+
+CudaForward::CudaForward(const FoldedResNet18& net,
+                         const PredictorOptions& options)
+    : device_(options.device), largest_(PowerOfTwoFrom(options.max_batch)) {
+  const c10::InferenceMode no_grad;
+  // The allocator answers nothing before.
+  at::globalContext().lazyInitDevice(device_.type());
+  const c10::cuda::CUDAGuard on_device(device_);
+  const MutexLock lock(AllocatorMutex());
+  const c10::cuda::CUDAStream stream = LoadStream(device_.index()).get();
+  const c10::cuda::CUDAStreamGuard on_stream(stream);
+  allocator::emptyCache();
+  // Where there is too little memory this throws at once. cuDNN would try
+  // kernel after kernel for want of a workspace, for more than a minute.
+  torch::empty({EstimatedBytes(largest_, TypeOf(options.precision))},
+               torch::dtype(torch::kByte).device(device_));
+  allocator::emptyCache();
+  const int64_t before = ReservedBytes(device_.index());
+  Load(net, options);
+  stream.synchronize();
+  allocator::emptyCache();
+  // What others freed meanwhile must not be counted as if this had freed it.
+  bytes_ = std::max<int64_t>(ReservedBytes(device_.index()) - before,
+                             pixels_.nbytes());
+}
+
+void CudaForward::Load(const FoldedResNet18& net,
+                       const PredictorOptions& options) {
+  // Else convolutions of float32 round their inputs to 10 bits.
+  at::globalContext().setAllowTF32CuDNN(options.precision == "tf32");
+  net_.emplace(net, device_, TypeOf(options.precision));
+  pixels_ = torch::zeros({largest_, kInputSize, kInputSize, 3},
+                         torch::dtype(torch::kByte).device(device_));
+  probabilities_ = torch::zeros({largest_, net_->classes()},
+                                torch::dtype(torch::kFloat).device(device_));
+  for (int i = 0; i < kCudaWorkers; ++i) {
+    GiveBack(std::make_unique<Lane>(pixels_, probabilities_));
+  }
+  // The largest first: its memory is enough for all others.
+  const c10::MempoolId_t pool = at::cuda::graph_pool_handle();
+  for (int64_t size = largest_; size >= 1; size /= 2) {
+    Record(size, pool, options);
+  }
+}
+
+void CudaForward::Compute(int64_t size) {
+  probabilities_.narrow(0, 0, size)
+      .copy_(net_->Forward(pixels_.narrow(0, 0, size)));
+}
+
+void CudaForward::Record(int64_t size, c10::MempoolId_t pool,
+                         const PredictorOptions& options) {
+  Compute(size);  // Chooses kernels, which a graph must not.
+  const auto stream = c10::cuda::getCurrentCUDAStream(device_.index());
+  auto graph = CudaGraph::Record(stream, pool, [&] {
+    if (options.while_recording) options.while_recording();
+    Compute(size);
+  });
+  if (graph.ok()) {
+    graphs_[size] = *std::move(graph);
+  } else if (options.on_warning) {
+    options.on_warning(absl::StrCat(
+        "no CUDA graph for batches of ", size,
+        ", which run more slowly without: ", graph.status().message()));
+  }
+}
+
+std::unique_ptr<CudaForward::Lane> CudaForward::TakeLane() {
+  const MutexLock lock(lanes_mu_);
+  lanes_mu_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lanes_mu_) {
+    return !lanes_.empty();
+  });
+  std::unique_ptr<Lane> lane = std::move(lanes_.back());
+  lanes_.pop_back();
+  return lane;
+}
+
+void CudaForward::GiveBack(std::unique_ptr<Lane> lane) {
+  const MutexLock lock(lanes_mu_);
+  lanes_.push_back(std::move(lane));
 }
 
 std::vector<Probabilities> CudaForward::Run(
-    absl::Span<const float* const> inputs) {
+    absl::Span<const uint8_t* const> inputs) {
   const c10::InferenceMode no_grad;
-  MutexLock lock(mu_);
+  const c10::cuda::CUDAGuard on_device(device_);
+  std::unique_ptr<Lane> lane = TakeLane();
+  const absl::Cleanup give_back = [&] { GiveBack(std::move(lane)); };
   std::vector<Probabilities> probabilities;
-  const auto largest = static_cast<size_t>(batches_.rbegin()->first);
   while (!inputs.empty()) {
-    const auto part = inputs.subspan(0, largest);
+    const auto part = inputs.subspan(0, largest_);
     inputs.remove_prefix(part.size());
-    Batch& batch =
-        batches_.at(PowerOfTwoFrom(static_cast<int64_t>(part.size())));
-    auto* place = batch.host_in.mutable_data_ptr<float>();
-    for (const float* const input : part) {
-      std::memcpy(place, input, kInputFloats * sizeof(float));
-      place += kInputFloats;
-    }
-#ifdef FINETUNE_WITH_CUDA
-    const c10::cuda::CUDAStreamGuard on_stream(*stream_);
-#endif
-    batch.in.copy_(batch.host_in, /*non_blocking=*/true);
-    Launch(batch);
-#ifdef FINETUNE_WITH_CUDA
-    batch.host_out.copy_(batch.out, /*non_blocking=*/true);
-    stream_->synchronize();
-#else
-    batch.host_out.copy_(batch.out);
-#endif
-    const int64_t classes = batch.host_out.size(1);
-    const float* row = batch.host_out.const_data_ptr<float>();
-    for (size_t i = 0; i < part.size(); ++i, row += classes) {
-      probabilities.emplace_back(row, row + classes);
-    }
+    RunPart(*lane, part, probabilities);
   }
   return probabilities;
 }
 
-uint64_t CudaForward::bytes() const {
-  uint64_t bytes = 0;
-  for (const torch::Tensor& tensor : net_->parameters()) {
-    bytes += tensor.nbytes();
+void CudaForward::RunPart(Lane& lane, absl::Span<const uint8_t* const> inputs,
+                          std::vector<Probabilities>& probabilities) {
+  const c10::cuda::CUDAStream stream = lane.stream.get();
+  const c10::cuda::CUDAStreamGuard on_stream(stream);
+  // Nothing may touch `inputs` after this call, also where it throws.
+  const absl::Cleanup end_copies = [&] { cudaStreamSynchronize(stream); };
+  const auto count = static_cast<int64_t>(inputs.size());
+  const int64_t size = PowerOfTwoFrom(count);
+  auto* place = lane.pixels.mutable_data_ptr<uint8_t>();
+  for (const uint8_t* const input : inputs) {
+    C10_CUDA_CHECK(cudaMemcpyAsync(place, input, kInputBytes,
+                                   cudaMemcpyHostToDevice, stream));
+    place += kInputBytes;
   }
-  for (const auto& [size, batch] : batches_) bytes += batch.in.nbytes();
-  return bytes;
+  {
+    const MutexLock lock(mu_);
+    idle_.block(stream.unwrap());
+    pixels_.narrow(0, 0, count).copy_(lane.pixels.narrow(0, 0, count));
+    const auto graph = graphs_.find(size);
+    if (graph != graphs_.end()) {
+      graph->second->Launch(stream);
+    } else {
+      Compute(size);
+    }
+    lane.probabilities.narrow(0, 0, count)
+        .copy_(probabilities_.narrow(0, 0, count));
+    idle_.record(stream.unwrap());
+  }
+  lane.host.narrow(0, 0, count)
+      .copy_(lane.probabilities.narrow(0, 0, count), /*non_blocking=*/true);
+  stream.synchronize();
+  const int64_t classes = lane.host.size(1);
+  const float* row = lane.host.const_data_ptr<float>();
+  for (int64_t i = 0; i < count; ++i, row += classes) {
+    probabilities.emplace_back(row, row + classes);
+  }
 }
 
 }  // namespace
 
-LoadedModel LoadOnCuda(ResNet18 net, const PredictorOptions& options) {
-  auto forward = std::make_shared<CudaForward>(std::move(net), options);
-  return {.forward = [forward](absl::Span<const float* const> inputs,
+LoadedModel LoadOnCuda(const FoldedResNet18& net,
+                       const PredictorOptions& options) {
+  auto forward = std::make_shared<CudaForward>(net, options);
+  return {.forward = [forward](absl::Span<const uint8_t* const> inputs,
                                int) { return forward->Run(inputs); },
           .bytes = forward->bytes()};
 }

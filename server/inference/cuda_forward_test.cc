@@ -2,16 +2,19 @@
 // GPU.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "common/testing/status_matchers.h"
 #include "common/testing/temp_dir.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/data/transforms.h"
+#include "server/data/normalize.h"
 #include "server/inference/predictor.h"
+#include "server/model/device.h"
 #include "server/model/safetensors.h"
 #include "server/model/testing/golden_resnet18.h"
 #include "server/model/weights.h"
@@ -39,14 +42,14 @@ float LargestDifference(const Results& a, const Results& b) {
 }
 
 // Noise of another brightness each.
-std::vector<float> Noise() {
-  std::vector<float> noise;
-  noise.reserve(kInputs * kInputFloats);
+std::vector<uint8_t> Noise() {
+  std::vector<uint8_t> noise;
+  noise.reserve(kInputs * kInputBytes);
   for (size_t n = 0; n < kInputs; ++n) {
-    const double mean = 4 * testing::GoldenUniform(kInputs, n) - 2;
-    for (size_t i = 0; i < kInputFloats; ++i) {
+    const double darkest = 192 * testing::GoldenUniform(kInputs, n);
+    for (size_t i = 0; i < kInputBytes; ++i) {
       noise.push_back(
-          static_cast<float>(mean + 4 * testing::GoldenUniform(n, i) - 2));
+          static_cast<uint8_t>(darkest + 64 * testing::GoldenUniform(n, i)));
     }
   }
   return noise;
@@ -79,32 +82,37 @@ class CudaForwardTest : public ::testing::Test {
   class Model {
    public:
     explicit Model(const std::string& device,
-                   const std::string& precision = "fp32") {
+                   const std::string& precision = "fp32")
+        : Model({.device = device,
+                 .max_batch = kMaxBatch,
+                 .precision = precision}) {}
+    explicit Model(const PredictorOptions& options) {
+      static const std::string bytes =
+          SerializeSafetensors(StateDictOf(*SharpResNet18()));
       const TempDir dir;
-      const auto weights =
-          dir.Write("weights.safetensors",
-                    SerializeSafetensors(StateDictOf(*SharpResNet18())));
-      forward_ = LoadPredictor(weights, kClasses,
-                               {.device = device,
-                                .max_batch = kMaxBatch,
-                                .precision = precision})
-                     .value()
-                     .forward;
+      loaded_ = LoadPredictor(dir.Write("weights.safetensors", bytes), kClasses,
+                              options)
+                    .value();
     }
     Results Classify(size_t n) const {
-      return forward_(absl::MakeSpan(Inputs()).subspan(0, n), 1);
+      return loaded_.forward(absl::MakeSpan(Inputs()).subspan(0, n), 1);
     }
+    uint64_t bytes() const { return loaded_.bytes; }
 
    private:
-    ForwardFn forward_;
+    LoadedModel loaded_;
   };
 
-  static const std::vector<const float*>& Inputs() {
-    static const std::vector<float> noise = Noise();
-    static const std::vector<const float*> inputs = [] {
-      std::vector<const float*> pointers;
+  static int64_t FreeBytes() {
+    return static_cast<int64_t>(MemoryOfGpu("cuda:0")->free_bytes);
+  }
+
+  static const std::vector<const uint8_t*>& Inputs() {
+    static const std::vector<uint8_t> noise = Noise();
+    static const std::vector<const uint8_t*> inputs = [] {
+      std::vector<const uint8_t*> pointers;
       for (size_t n = 0; n < kInputs; ++n) {
-        pointers.push_back(&noise[n * kInputFloats]);
+        pointers.push_back(&noise[n * kInputBytes]);
       }
       return pointers;
     }();
@@ -119,9 +127,9 @@ TEST_F(CudaForwardTest, ProbabilitiesAreTheCpusAtEveryBatchSize) {
   }
 }
 
-TEST_F(CudaForwardTest, HalfPrecisionNamesTheSameClasses) {
+TEST_F(CudaForwardTest, LessPreciseNamesTheSameClasses) {
   const Results expected = Model("cpu").Classify(kMaxBatch);
-  for (const char* precision : {"fp16", "bf16"}) {
+  for (const char* precision : {"tf32", "fp16", "bf16"}) {
     const Results results = Model("cuda:0", precision).Classify(kMaxBatch);
     EXPECT_LT(LargestDifference(results, expected), 2e-2) << precision;
     EXPECT_EQ(BestClasses(results), BestClasses(expected)) << precision;
@@ -154,6 +162,84 @@ TEST_F(CudaForwardTest, CallsAtOnceGiveTheProbabilitiesOfCallsInTurn) {
     }
   }
   EXPECT_THAT(most, ::testing::Each(::testing::Lt(1e-4f)));
+}
+
+// PyTorch hands the 32 streams of its pool out in turn, so that the 33rd model
+// would be recorded on a stream that another one works on.
+TEST_F(CudaForwardTest, FortyLoadsDoNotDisturbAModelAtWork) {
+  const Model busy("cuda:0");
+  const Results expected = busy.Classify(kMaxBatch);
+  std::atomic<bool> loading = true;
+  float most = 0;
+  int calls = 0;
+  {
+    const std::jthread caller([&] {
+      for (; loading; ++calls) {
+        most = std::max(most,
+                        LargestDifference(busy.Classify(kMaxBatch), expected));
+      }
+    });
+    for (int i = 0; i < 40; ++i) {
+      EXPECT_LT(
+          LargestDifference(Model("cuda:0").Classify(1),
+                            Results(expected.begin(), expected.begin() + 1)),
+          1e-4);
+    }
+    loading = false;
+  }
+  EXPECT_LT(most, 1e-4);
+  EXPECT_GT(calls, 40);
+}
+
+TEST_F(CudaForwardTest, MemoryThatIsCountedIsTakenAndGivenBack) {
+  { const Model first("cuda:0"); }  // Loads CUDA's own code.
+  const int64_t before = FreeBytes();
+  {
+    const Model model("cuda:0");
+    const int64_t taken = before - FreeBytes();
+    const auto counted = static_cast<int64_t>(model.bytes());
+    EXPECT_GT(counted, 45'000'000);
+    EXPECT_NEAR(taken, counted, 64 << 20);  // Graphs are the driver's.
+  }
+  EXPECT_NEAR(FreeBytes(), before, 64 << 20);
+}
+
+TEST_F(CudaForwardTest, WhatCannotBeRecordedRunsWithoutAGraphAndSaysSo) {
+  const Results expected = Model("cuda:0").Classify(kMaxBatch);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<std::string> warnings;
+    const Model model(PredictorOptions{
+        .device = "cuda:0",
+        .max_batch = kMaxBatch,
+        .on_warning = [&](const auto& text) { warnings.push_back(text); },
+        // No recording survives a wait for what it records.
+        .while_recording = [] { torch::cuda::synchronize(); }});
+    EXPECT_EQ(warnings.size(), 4u);  // Batches of 1, 2, 4 and 8.
+    EXPECT_THAT(warnings,
+                ::testing::Each(::testing::HasSubstr("no CUDA graph")));
+    EXPECT_LT(LargestDifference(model.Classify(kMaxBatch), expected), 1e-4);
+  }
+  // The allocator records for nobody any more.
+  EXPECT_LT(LargestDifference(Model("cuda:0").Classify(kMaxBatch), expected),
+            1e-4);
+  EXPECT_TRUE(DeviceWorks("cuda:0"));
+}
+
+TEST_F(CudaForwardTest, FullGpuRefusesAModelAndServesOn) {
+  const Model served("cuda:0");
+  const Results expected = served.Classify(kMaxBatch);
+  const int64_t left = 32 << 20;
+  const torch::Tensor hog = torch::empty(
+      {FreeBytes() - left}, torch::dtype(torch::kByte).device(torch::kCUDA));
+  const TempDir dir;
+  const auto weights =
+      dir.Write("weights.safetensors",
+                SerializeSafetensors(StateDictOf(*SharpResNet18())));
+  EXPECT_THAT(
+      LoadPredictor(weights, kClasses, {.device = "cuda:0", .max_batch = 64}),
+      testing::StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_TRUE(DeviceWorks("cuda:0"));
+  EXPECT_LT(LargestDifference(served.Classify(kMaxBatch), expected), 1e-4);
 }
 
 }  // namespace

@@ -8,28 +8,20 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/string_view.h"
-
 namespace finetune {
 
-// Whether Torch's `what` speaks of a CUDA error that stays. Lack of memory
-// passes.
-inline bool IsStickyCudaError(absl::string_view what) {
-  return absl::StrContains(what, "CUDA error") &&
-         !absl::StrContains(what, "CUDA error: out of memory");
-}
-
-// `function`, which tells `on_fatal(message)` of a sticky CUDA error before it
-// throws it on. For functions that run a model.
-template <typename Function, typename OnFatal>
-auto ReportingFatalErrors(Function function, OnFatal on_fatal) {
-  return [function = std::move(function),
+// `function`, but when it throws and the device then does not work any more
+// (`works()`, which is asked only then), `on_fatal(message)` hears of it before
+// the exception goes on. For functions that run a model. What an error says is
+// no guide: some that stay do not name CUDA, and many that do name it pass.
+template <typename Function, typename Works, typename OnFatal>
+auto ReportingFatalErrors(Function function, Works works, OnFatal on_fatal) {
+  return [function = std::move(function), works = std::move(works),
           on_fatal = std::move(on_fatal)](auto&&... arguments) {
     try {
       return function(std::forward<decltype(arguments)>(arguments)...);
     } catch (const std::exception& e) {
-      if (IsStickyCudaError(e.what())) on_fatal(std::string(e.what()));
+      if (!works()) on_fatal(std::string(e.what()));
       throw;
     }
   };

@@ -12,27 +12,37 @@
 namespace finetune {
 namespace {
 
-// A model that throws `what`, run once. Returns what was reported.
-std::string Reported(const char* what) {
+// A model that throws `what`, run once on a device that then works or not.
+// Returns what was reported.
+std::string Reported(const char* what, bool works) {
   std::string reported = "nothing";
   const ForwardFn forward = ReportingFatalErrors(
       [what](const auto&...) -> std::vector<Probabilities> {
         throw std::runtime_error(what);
       },
+      [works] { return works; },
       [&](const std::string& message) { reported = message; });
   EXPECT_THROW(forward({}, 1), std::runtime_error);
   return reported;
 }
 
-TEST(ReportingFatalErrorsTest, CudaErrorIsReportedAndThrownOn) {
-  EXPECT_EQ(Reported("CUDA error: an illegal memory access was encountered"),
-            "CUDA error: an illegal memory access was encountered");
+TEST(ReportingFatalErrorsTest, ErrorThatTheDeviceDoesNotSurviveIsReported) {
+  for (const char* what :
+       {"CUDA error: an illegal memory access was encountered",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"}) {
+    EXPECT_EQ(Reported(what, /*works=*/false), what);
+  }
 }
 
-TEST(ReportingFatalErrorsTest, OtherErrorsAreOnlyThrownOn) {
-  EXPECT_EQ(Reported("CUDA out of memory. Tried to allocate 1 GiB"), "nothing");
-  EXPECT_EQ(Reported("CUDA error: out of memory"), "nothing");
-  EXPECT_EQ(Reported("sizes do not match"), "nothing");
+TEST(ReportingFatalErrorsTest, ErrorThatTheDeviceSurvivesIsOnlyThrownOn) {
+  for (const char* what :
+       {"CUDA out of memory. Tried to allocate 1 GiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDA error: operation not permitted when stream is capturing",
+        "CUDA error: no kernel image is available for execution",
+        "sizes do not match"}) {
+    EXPECT_EQ(Reported(what, /*works=*/true), "nothing") << what;
+  }
 }
 
 TEST(ReportingFatalErrorsTest, ResultsAreHandedThrough) {
@@ -40,8 +50,12 @@ TEST(ReportingFatalErrorsTest, ResultsAreHandedThrough) {
       [](const auto& inputs, int) {
         return std::vector<Probabilities>(inputs.size(), Probabilities{1.0f});
       },
+      [] {
+        ADD_FAILURE();
+        return true;
+      },
       [](const std::string&) { ADD_FAILURE(); });
-  const float input = 0;
+  const uint8_t input = 0;
   EXPECT_EQ(forward({&input, &input}, 1).size(), 2u);
 }
 

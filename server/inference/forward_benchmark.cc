@@ -13,12 +13,11 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "server/data/normalize.h"
 #include "server/inference/fused_resnet18.h"
 
 namespace finetune {
 namespace {
-
-constexpr size_t kInputFloats = size_t{3} * 224 * 224;
 
 std::vector<float> Normal(size_t count, double deviation) {
   static std::mt19937 engine(1);
@@ -50,11 +49,10 @@ FoldedResNet18 RandomNet() {
 
 double ImagesPerSecond(FusedResNet18& net, int batch, int threads,
                        double seconds) {
-  const std::vector<float> pixels = Normal(batch * kInputFloats, 1);
-  std::vector<const float*> inputs;
-  for (int i = 0; i < batch; ++i) {
-    inputs.push_back(&pixels[i * kInputFloats]);
-  }
+  std::vector<uint8_t> pixels(batch * kInputBytes);
+  std::generate(pixels.begin(), pixels.end(), std::mt19937(1));
+  std::vector<const uint8_t*> inputs;
+  for (int i = 0; i < batch; ++i) inputs.push_back(&pixels[i * kInputBytes]);
   for (int i = 0; i < 3; ++i) net.Forward(inputs, threads);
   const auto start = std::chrono::steady_clock::now();
   std::chrono::duration<double> elapsed{};

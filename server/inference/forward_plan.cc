@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "absl/strings/match.h"
+#include "server/data/normalize.h"
 
 namespace finetune {
 namespace {
@@ -16,15 +17,9 @@ using onednn::Desc;
 using onednn::Dims;
 using tag = dnnl::memory::format_tag;
 
-constexpr int64_t kInputSide = 224;
-
 constexpr size_t RoundedUp(size_t bytes) {
   return (bytes + Workspace::kAlignment - 1) / Workspace::kAlignment *
          Workspace::kAlignment;
-}
-
-Desc OneInput(tag format) {
-  return onednn::Floats({1, 3, kInputSide, kInputSide}, format);
 }
 
 int64_t OutputSide(const FoldedLayer& layer, int64_t side) {
@@ -102,15 +97,11 @@ dnnl::memory LayerWeights::Bias(const FoldedLayer& layer) {
 }
 
 ForwardPlan::ForwardPlan(LayerWeights& weights, int batch)
-    : weights_(weights),
-      batch_(batch),
-      to_planes_(dnnl::reorder::primitive_desc(
-          weights.engine(), OneInput(tag::nhwc), weights.engine(),
-          OneInput(tag::nchw))) {
+    : weights_(weights), batch_(batch) {
   // Channel planes: the layout from which the first convolution leads to the
   // blocked one of all others.
   input_ = Allocate(
-      onednn::Floats({batch_, 3, kInputSide, kInputSide}, tag::nchw), {});
+      onednn::Floats({batch_, 3, kInputSize, kInputSize}, tag::nchw), {});
   Tensor in = input_;
   Tensor x = Convolve(weights_.net().conv1, in, /*relu=*/true, nullptr, {});
   x = Pool(algorithm::pooling_max, x, onednn::DimsOf(x.desc)[2] / 2, 2, 3, 1);
@@ -228,17 +219,14 @@ dnnl::memory ForwardPlan::MemoryOf(const Tensor& tensor,
                       workspace.at(offset / sizeof(float)));
 }
 
-void ForwardPlan::Run(absl::Span<const float* const> inputs,
+void ForwardPlan::Run(absl::Span<const uint8_t* const> inputs,
                       Workspace& workspace, float* logits) const {
   dnnl::stream stream(weights_.engine());
-  const Desc pixels = OneInput(tag::nhwc), planes = OneInput(tag::nchw);
   auto* place =
       static_cast<float*>(MemoryOf(input_, workspace).get_data_handle());
-  for (const float* const input : inputs) {
-    dnnl::memory from(pixels, weights_.engine(), const_cast<float*>(input));
-    dnnl::memory to(planes, weights_.engine(), place);
-    to_planes_.execute(stream, from, to);
-    place += planes.get_size() / sizeof(float);
+  for (const uint8_t* const pixels : inputs) {
+    NormalizeChannelsFirst(pixels, place);
+    place += kInputBytes;
   }
   std::unordered_map<int, dnnl::memory> arguments;
   for (const Step& step : steps_) {

@@ -75,7 +75,7 @@ class ForwardPlan {
   ForwardPlan(LayerWeights& weights, int batch);
 
   // Logits of `batch` inputs to logits[batch][classes].
-  void Run(absl::Span<const float* const> inputs, Workspace& workspace,
+  void Run(absl::Span<const uint8_t* const> inputs, Workspace& workspace,
            float* logits) const;
 
   size_t workspace_floats() const;
@@ -112,7 +112,6 @@ class ForwardPlan {
 
   LayerWeights& weights_;
   const int64_t batch_;
-  const dnnl::reorder to_planes_;  // Of one input.
   Tensor input_, output_;
   std::vector<Step> steps_;
   std::array<size_t, kSlots> slot_bytes_ = {};

@@ -92,8 +92,8 @@ void FusedResNet18::Warm(int max_batch, int threads) {
   }
 }
 
-std::vector<float> FusedResNet18::Forward(absl::Span<const float* const> inputs,
-                                          int threads) {
+std::vector<float> FusedResNet18::Forward(
+    absl::Span<const uint8_t* const> inputs, int threads) {
   const OmpThreads omp_threads(threads);
   const size_t classes = impl_->classes();
   const size_t chunk = size_t{kImagesPerThread} * threads;

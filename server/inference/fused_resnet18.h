@@ -51,12 +51,12 @@ class FusedResNet18 {
   // threads; what was not prepared is when it is first needed, some 10 ms each.
   void Warm(int max_batch, int threads);
 
-  // Logits [N][classes] of N inputs of kInputFloats floats (data/transforms.h)
+  // Logits [N][classes] of N inputs of kInputBytes pixels (data/normalize.h)
   // on `threads` >= 1 threads, the calling one and helpers that sleep until it
   // calls again. The same number of inputs on as many threads gives the same
   // bits; another number of either, or another place in the batch, differs by
   // rounding.
-  std::vector<float> Forward(absl::Span<const float* const> inputs,
+  std::vector<float> Forward(absl::Span<const uint8_t* const> inputs,
                              int threads);
 
   // Memory held: weights in all their layouts, and workspaces.

@@ -9,12 +9,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
-#include "server/data/transforms.h"
-#include "server/inference/cuda_forward.h"
+#include "server/data/normalize.h"
 #include "server/inference/fold_resnet18.h"
 #include "server/inference/fused_resnet18.h"
+#include "server/model/device.h"
 #include "server/model/resnet18.h"
 #include "server/model/weights.h"
+#ifdef FINETUNE_WITH_CUDA
+#include "server/inference/cuda_forward.h"
+#endif
 
 namespace finetune {
 namespace {
@@ -31,34 +34,43 @@ Probabilities Softmax(absl::Span<const float> logits) {
   return probabilities;
 }
 
-LoadedModel OnCpu(const ResNet18Impl& net, size_t classes,
-                  const PredictorOptions& options) {
-  auto fused = std::make_shared<FusedResNet18>(Fold(net));
+LoadedModel OnCpu(FoldedResNet18 net, const PredictorOptions& options) {
+  const auto classes = static_cast<size_t>(net.fc.out);
+  auto fused = std::make_shared<FusedResNet18>(std::move(net));
   fused->Warm(options.max_batch, 1);
   for (int threads = 2; threads <= options.threads; ++threads) {
     fused->Warm(1, threads);
   }
   // Its workspace is there afterwards, its pages too.
-  const std::vector<float> zeros(kInputFloats);
-  fused->Forward(std::vector<const float*>(options.max_batch, zeros.data()), 1);
-  return {
-      .forward =
-          [fused, classes](absl::Span<const float* const> inputs, int threads) {
-            const std::vector<float> logits = fused->Forward(inputs, threads);
-            std::vector<Probabilities> probabilities;
-            for (size_t i = 0; i < logits.size(); i += classes) {
-              probabilities.push_back(Softmax({&logits[i], classes}));
-            }
-            return probabilities;
-          },
-      .bytes = fused->bytes()};
+  const std::vector<uint8_t> black(kInputBytes);
+  fused->Forward(std::vector<const uint8_t*>(options.max_batch, black.data()),
+                 1);
+  return {.forward =
+              [fused, classes](absl::Span<const uint8_t* const> inputs,
+                               int threads) {
+                const std::vector<float> logits =
+                    fused->Forward(inputs, threads);
+                std::vector<Probabilities> probabilities;
+                for (size_t i = 0; i < logits.size(); i += classes) {
+                  probabilities.push_back(Softmax({&logits[i], classes}));
+                }
+                return probabilities;
+              },
+          .bytes = fused->bytes()};
 }
 
+#ifndef FINETUNE_WITH_CUDA
+LoadedModel LoadOnCuda(const FoldedResNet18& /*net*/,
+                       const PredictorOptions& /*options*/) {
+  TORCH_CHECK(false, "this LibTorch has no CUDA");
+}
+#endif
+
 absl::Status CheckPrecision(const PredictorOptions& options) {
-  if (options.precision != "fp32" && options.precision != "fp16" &&
-      options.precision != "bf16") {
+  if (options.precision != "fp32" && options.precision != "tf32" &&
+      options.precision != "fp16" && options.precision != "bf16") {
     return absl::InvalidArgumentError(absl::StrCat(
-        "precision is fp32, fp16 or bf16, not ", options.precision));
+        "precision is fp32, tf32, fp16 or bf16, not ", options.precision));
   }
   if (options.precision != "fp32" && options.device == "cpu") {
     return absl::InvalidArgumentError(
@@ -78,9 +90,14 @@ absl::StatusOr<LoadedModel> LoadPredictor(const std::filesystem::path& weights,
   ResNet18 net(classes);
   RETURN_IF_ERROR(LoadStateDict(state, *net));
   net->eval();
-  if (options.device == "cpu") return OnCpu(*net, classes, options);
-  return LoadOnCuda(std::move(net), options);
+  if (options.device == "cpu") return OnCpu(Fold(*net), options);
+  return LoadOnCuda(Fold(*net), options);
 } catch (const c10::Error& e) {
+  if (IsOutOfGpuMemory(e.what_without_backtrace())) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("load ", weights.native(), ": out of GPU memory (",
+                     FirstLine(e.what_without_backtrace()), ")"));
+  }
   return absl::InternalError(absl::StrCat("load ", weights.native(), ": ",
                                           e.what_without_backtrace()));
 } catch (const std::exception& e) {

@@ -10,7 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/data/dataset.h"
-#include "server/data/transforms.h"
+#include "server/data/normalize.h"
 #include "server/inference/fold_resnet18.h"
 #include "server/inference/preprocess.h"
 #include "server/model/safetensors.h"
@@ -31,21 +31,21 @@ using testing::TempDir;
 constexpr int kMaxBatch = 18;  // Over what two threads take at once.
 constexpr size_t kClasses = 5;
 
-using Input = std::vector<float>;
+using Input = std::vector<uint8_t>;  // Pixels.
 
 // Photos first, then noise: an image of each place in a batch.
 std::vector<Input> Inputs(size_t count) {
   std::vector<Input> inputs;
   for (const char* photo : {"landscape_420.jpg", "rgba.png", "cmyk.jpg"}) {
-    inputs.emplace_back(kInputFloats);
+    inputs.emplace_back(kInputBytes);
     EXPECT_THAT(MakePreprocess({})(Image(photo), absl::MakeSpan(inputs.back())),
                 IsOk());
   }
   while (inputs.size() < count) {
-    Input noise(kInputFloats);
+    Input noise(kInputBytes);
     for (size_t i = 0; i < noise.size(); ++i) {
       noise[i] =
-          static_cast<float>(4 * testing::GoldenUniform(inputs.size(), i) - 2);
+          static_cast<uint8_t>(256 * testing::GoldenUniform(inputs.size(), i));
     }
     inputs.push_back(std::move(noise));
   }
@@ -53,8 +53,8 @@ std::vector<Input> Inputs(size_t count) {
   return inputs;
 }
 
-std::vector<const float*> Pointers(const std::vector<Input>& inputs) {
-  std::vector<const float*> pointers;
+std::vector<const uint8_t*> Pointers(const std::vector<Input>& inputs) {
+  std::vector<const uint8_t*> pointers;
   for (const Input& input : inputs) pointers.push_back(input.data());
   return pointers;
 }
@@ -63,7 +63,9 @@ std::vector<const float*> Pointers(const std::vector<Input>& inputs) {
 torch::Tensor ExpectedLogits(ResNet18& net, const Input& input) {
   net->eval();
   const torch::NoGradGuard no_grad;
-  return net->forward(torch::tensor(input)
+  std::vector<float> normalized(kInputBytes);
+  NormalizeChannelsLast(input.data(), normalized.data());
+  return net->forward(torch::tensor(normalized)
                           .view({1, kInputSize, kInputSize, 3})
                           .permute({0, 3, 1, 2})
                           .contiguous());
@@ -91,7 +93,7 @@ TEST_F(PredictorTest, LogitsAreTorchsAtEveryBatchSizeAndNumberOfThreads) {
     expected.push_back(ExpectedLogits(net, input));
   }
   FusedResNet18 fused(Fold(*net));
-  const std::vector<const float*> pointers = Pointers(inputs);
+  const std::vector<const uint8_t*> pointers = Pointers(inputs);
   float most = 0;
   for (const int threads : {1, 2}) {
     for (int n = 1; n <= kMaxBatch; ++n) {
@@ -132,7 +134,7 @@ TEST_F(PredictorTest, ImagesOfABatchDoNotTouchEachOther) {
   ASSERT_THAT(loaded, IsOk());
   std::vector<Input> inputs = Inputs(4);
   const auto before = loaded->forward(Pointers(inputs), 1);
-  inputs[2].assign(kInputFloats, 100.0f);
+  inputs[2].assign(kInputBytes, 100);
   const auto after = loaded->forward(Pointers(inputs), 1);
   EXPECT_EQ(before[0], after[0]);
   EXPECT_EQ(before[1], after[1]);
@@ -144,7 +146,7 @@ TEST_F(PredictorTest, CallsAtOnceGiveTheBitsOfCallsInTurn) {
   const auto loaded = Load({.threads = 2, .max_batch = 4});
   ASSERT_THAT(loaded, IsOk());
   const std::vector<Input> inputs = Inputs(4);
-  const std::vector<const float*> pointers = Pointers(inputs);
+  const std::vector<const uint8_t*> pointers = Pointers(inputs);
   // Thread t: t + 1 images on one thread or two.
   const auto forward = [&](size_t t) {
     return loaded->forward(absl::MakeSpan(pointers).subspan(0, t + 1),
@@ -186,7 +188,7 @@ TEST_F(PredictorTest, BytesAreCountedAtLeastForTheWeights) {
 }
 
 TEST(PreprocessTest, WhatIsNoImageIsRefused) {
-  Input input(kInputFloats);
+  Input input(kInputBytes);
   EXPECT_THAT(MakePreprocess({})("noise", absl::MakeSpan(input)),
               StatusIs(absl::StatusCode::kInvalidArgument));
 }

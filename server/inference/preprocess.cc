@@ -7,12 +7,12 @@ namespace finetune {
 
 PreprocessFn MakePreprocess(DecodeLimits limits) {
   return [limits](absl::string_view image,
-                  absl::Span<float> input) -> absl::Status {
-    if (input.size() != kInputFloats) {
+                  absl::Span<uint8_t> pixels) -> absl::Status {
+    if (pixels.size() != kInputBytes) {
       return absl::InternalError("the input has another size");
     }
-    ASSIGN_OR_RETURN(const RgbImage pixels, DecodeRgb(image, limits));
-    TestTransform(pixels, input.data());
+    ASSIGN_OR_RETURN(const RgbImage decoded, DecodeRgb(image, limits));
+    TestTransform(decoded, pixels.data());
     return absl::OkStatus();
   };
 }

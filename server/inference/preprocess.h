@@ -8,8 +8,8 @@
 
 namespace finetune {
 
-// DecodeRgb and TestTransform, to `input` of kInputFloats floats: the same that
-// measured test accuracy while the model was trained.
+// DecodeRgb and TestTransform, to pixels[kInputBytes]: the same that measured
+// test accuracy while the model was trained.
 PreprocessFn MakePreprocess(DecodeLimits limits);
 
 }  // namespace finetune

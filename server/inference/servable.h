@@ -19,15 +19,17 @@ namespace finetune {
 using Probabilities = std::vector<float>;
 
 // Decodes and transforms one encoded image to a model's input, the same for all
-// models. INVALID_ARGUMENT if it is no image or over a limit. Thread-safe.
+// models: 224 x 224 RGB pixels of 8 bits (data/normalize.h), which each model
+// normalises itself. INVALID_ARGUMENT if it is no image or over a limit.
+// Thread-safe.
 using PreprocessFn = std::function<absl::Status(absl::string_view image,
-                                                absl::Span<float> input)>;
+                                                absl::Span<uint8_t> pixels)>;
 
-// One forward pass: softmax of each input, in order, on at most `threads`
-// threads of a CPU. Thread-safe; calls at once do not wait for each other on a
-// CPU. May throw.
+// One forward pass: softmax of each input's pixels, in order, on at most
+// `threads` threads of a CPU. Thread-safe; calls at once do not wait for each
+// other on a CPU. May throw.
 using ForwardFn = std::function<std::vector<Probabilities>(
-    absl::Span<const float* const> inputs, int threads)>;
+    absl::Span<const uint8_t* const> inputs, int threads)>;
 
 // A model's function and the memory that it holds.
 struct LoadedModel {

@@ -65,19 +65,25 @@ class Child {
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-// Starts `binary` with `out` as its standard output. It has a process group of
+// Starts `binary` with `in` (-1: nothing) and `out` as its standard input and
+// output. It has a process group of
 // its own, so that a terminal's Ctrl-C reaches only the server, and no signal
 // blocked, whatever the server blocks.
 absl::StatusOr<pid_t> Spawn(const std::filesystem::path& binary,
-                            const std::filesystem::path& job_dir, int out) {
+                            const std::filesystem::path& job_dir, int in,
+                            int out) {
   const std::string log = job_dir / "trainer.log";
   std::error_code ignored;
   const uintmax_t logged = std::filesystem::file_size(log, ignored);
   const int cut = !ignored && logged > kMaxLogBytes ? O_TRUNC : 0;
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null",
-                                   O_RDONLY, 0);
+  if (in >= 0) {
+    posix_spawn_file_actions_adddup2(&actions, in, STDIN_FILENO);
+  } else {
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null",
+                                     O_RDONLY, 0);
+  }
   posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log.c_str(),
                                    O_WRONLY | O_CREAT | O_APPEND | cut, 0644);
@@ -140,13 +146,15 @@ absl::Status DeathOf(int wait_status, const std::filesystem::path& job_dir) {
 absl::Status RunTrainer(const std::filesystem::path& binary,
                         const std::filesystem::path& job_dir,
                         const trainer::TrainerSpec& spec,
-                        const EventFn& on_event, const std::stop_token& stop) {
+                        const EventFn& on_event, const std::stop_token& stop,
+                        int standard_input) {
   RETURN_IF_ERROR(
       WriteFileAtomically(job_dir / "spec", spec.SerializeAsString()));
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe");
   const absl::Cleanup close_in = [&] { close(ends[0]); };
-  const absl::StatusOr<pid_t> pid = Spawn(binary, job_dir, ends[1]);
+  const absl::StatusOr<pid_t> pid =
+      Spawn(binary, job_dir, standard_input, ends[1]);
   close(ends[1]);  // Or the pipe would never end.
   if (!pid.ok()) return pid.status();
 

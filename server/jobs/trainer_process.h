@@ -15,7 +15,8 @@ namespace finetune {
 
 // Writes job_dir/spec, runs `binary` --spec job_dir/spec with its standard
 // error in job_dir/trainer.log, passes on its events, and waits for its end.
-// Thread-safe for different folders.
+// Its standard input is that descriptor of ours, else empty. Thread-safe for
+// different folders.
 //
 // OK if the trainer said `done` and exited with 0. Else the error it reported;
 // or CANCELLED if it was stopped: a stop request sends it SIGTERM, and SIGKILL
@@ -23,7 +24,8 @@ namespace finetune {
 absl::Status RunTrainer(const std::filesystem::path& binary,
                         const std::filesystem::path& job_dir,
                         const trainer::TrainerSpec& spec,
-                        const EventFn& on_event, const std::stop_token& stop);
+                        const EventFn& on_event, const std::stop_token& stop,
+                        int standard_input = -1);
 
 }  // namespace finetune
 

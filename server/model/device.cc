@@ -1,11 +1,17 @@
 #include "server/model/device.h"
 
+#include <memory>
+
 #include "ATen/DeviceAccelerator.h"
+#include "ATen/core/CachingHostAllocator.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/rpc_status.h"
 #include "torch/torch.h"
+#ifdef FINETUNE_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
 
 namespace finetune {
 
@@ -29,6 +35,61 @@ absl::StatusOr<std::string> ResolveDevice(absl::string_view name) {
                                : absl::StrCat("there are only ", gpus)));
   }
   return absl::StrCat("cuda:", index);
+}
+
+absl::Status CheckDevice(const std::string& device) try {
+  ForgetCudaError();
+  const auto all_ones = [&device](at::IntArrayRef shape) {
+    return torch::ones(shape, torch::Device(device));
+  };
+  // Each output is the sum of 3 x 3 x 3 products of ones.
+  const double sum =
+      torch::conv2d(all_ones({1, 3, 8, 8}), all_ones({4, 3, 3, 3}))
+          .sum()
+          .item<double>();
+  if (sum == 4 * 6 * 6 * 27) return absl::OkStatus();
+  return PreconditionError(
+      "DEVICE", device,
+      absl::StrCat(DeviceText(device), " computes wrong numbers"));
+} catch (const c10::Error& e) {
+  ForgetCudaError();
+  return PreconditionError("DEVICE", device,
+                           absl::StrCat(DeviceText(device), " cannot be used: ",
+                                        FirstLine(e.what_without_backtrace())));
+}
+
+void ForgetCudaError() {
+#ifdef FINETUNE_WITH_CUDA
+  (void)cudaGetLastError();
+#endif
+}
+
+bool IsOutOfGpuMemory(absl::string_view what) {
+  return absl::StrContains(what, "out of memory") ||
+         absl::StrContains(what, "STATUS_ALLOC_FAILED");
+}
+
+absl::string_view FirstLine(absl::string_view what) {
+  return what.substr(0, what.find('\n'));
+}
+
+std::string DeviceText(const std::string& device) {
+#ifdef FINETUNE_WITH_CUDA
+  const torch::Device gpu(device);
+  cudaDeviceProp properties;
+  if (gpu.is_cuda() &&
+      cudaGetDeviceProperties(&properties, gpu.index()) == cudaSuccess) {
+    return absl::StrCat(properties.name, " (", device, ", compute capability ",
+                        properties.major, ".", properties.minor, ")");
+  }
+#endif
+  return device;
+}
+
+Buffer AllocatePinned(size_t bytes) {
+  const auto memory = std::make_shared<c10::DataPtr>(
+      at::getHostAllocator(at::kCUDA)->allocate(bytes));
+  return Buffer(memory, static_cast<uint8_t*>(memory->get()));
 }
 
 std::optional<GpuMemory> MemoryOfGpu(const std::string& device) try {

@@ -1,5 +1,7 @@
 #include "server/model/device.h"
 
+#include <string>
+
 #include "common/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -7,6 +9,7 @@
 namespace finetune {
 namespace {
 
+using testing::IsOk;
 using testing::StatusIs;
 
 TEST(DeviceTest, NamesOfNoDeviceAreRefused) {
@@ -26,6 +29,37 @@ TEST(DeviceTest, GpuThatIsNotHereIsRefusedAndHasNoMemory) {
 TEST(DeviceTest, CpuHasNoGpuMemory) {
   EXPECT_EQ(*ResolveDevice("cpu"), "cpu");
   EXPECT_FALSE(MemoryOfGpu("cpu").has_value());
+}
+
+TEST(DeviceTest, CpuComputesAndNeverFailsForGood) {
+  EXPECT_THAT(CheckDevice("cpu"), IsOk());
+  EXPECT_TRUE(DeviceWorks("cpu"));
+  EXPECT_EQ(DeviceText("cpu"), "cpu");
+}
+
+TEST(DeviceTest, GpuThatCannotBeUsedIsNamedOnOneLine) {
+  const absl::Status status = CheckDevice("cuda:99");
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::StartsWith("cuda:99 cannot be used: "));
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::Not(::testing::HasSubstr("\n")));
+}
+
+TEST(DeviceTest, LackOfGpuMemoryIsKnownInAllItsWords) {
+  EXPECT_TRUE(IsOutOfGpuMemory("CUDA out of memory. Tried to allocate 1 GiB"));
+  EXPECT_TRUE(IsOutOfGpuMemory("CUDA error: out of memory"));
+  EXPECT_TRUE(IsOutOfGpuMemory("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"));
+  EXPECT_TRUE(IsOutOfGpuMemory("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"));
+  EXPECT_FALSE(IsOutOfGpuMemory("CUDA error: an illegal memory access"));
+}
+
+TEST(DeviceTest, GpuComputesAndIsNamed) {
+  const auto gpu = ResolveDevice("cuda");
+  if (!gpu.ok()) GTEST_SKIP() << gpu.status().message();
+  EXPECT_THAT(CheckDevice(*gpu), IsOk());
+  EXPECT_TRUE(DeviceWorks(*gpu));
+  EXPECT_THAT(DeviceText(*gpu), ::testing::HasSubstr("compute capability"));
 }
 
 TEST(DeviceTest, GpuTellsItsMemory) {

@@ -3,17 +3,16 @@
 #ifndef SERVER_TESTING_PICTURES_H_
 #define SERVER_TESTING_PICTURES_H_
 
-#include <filesystem>
 #include <string>
 
 #include "common/file.h"
+#include "server/testing/test_data.h"
 
 namespace finetune::testing {
 
 // The bytes of images/`name`. REQUIRES: it is there.
 inline std::string Image(const std::string& name) {
-  return *ReadFile(std::filesystem::path(FINETUNE_TESTDATA) / "images" / name,
-                   1 << 20);
+  return *ReadFile(TestData() / "images" / name, 1 << 20);
 }
 
 }  // namespace finetune::testing

@@ -14,10 +14,10 @@
 namespace finetune {
 namespace {
 
+using testing::Image;
 using testing::IsOk;
 using testing::StatusIs;
 using testing::TempDir;
-using testing::TestImage;
 
 class CudaTrainingTest : public ::testing::Test {
  protected:
@@ -25,8 +25,8 @@ class CudaTrainingTest : public ::testing::Test {
     if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA GPU here";
     for (const char* number : {"1", "2", "3", "4", "5", "6"}) {
       for (const std::string split : {"train/", "test/"}) {
-        data_.Write(split + "a/" + number, TestImage("landscape_420.jpg"));
-        data_.Write(split + "b/" + number, TestImage("grey.jpg"));
+        data_.Write(split + "a/" + number, Image("landscape_420.jpg"));
+        data_.Write(split + "b/" + number, Image("grey.jpg"));
       }
     }
   }

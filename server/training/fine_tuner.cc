@@ -8,7 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
-#include "server/data/transforms.h"
+#include "server/data/loader.h"
+#include "server/training/device_batches.h"
 #include "server/training/loaders.h"
 #include "server/training/param_groups.h"
 #include "server/training/warnings.h"
@@ -36,6 +37,19 @@ absl::StatusOr<ResNet18> InitialNet(const trainer::TrainerSpec& spec,
   return WithNewHead(std::move(pretrained), classes);
 }
 
+// Whether to wait for the GPU after each step.
+std::function<bool()> WhetherToWait(const trainer::TrainerSpec& spec,
+                                    const FineTuner::ServingFn& is_serving) {
+  switch (spec.step_wait()) {
+    case trainer::TrainerSpec::ALWAYS:
+      return [] { return true; };
+    case trainer::TrainerSpec::NEVER:
+      return [] { return false; };
+    default:
+      return is_serving;
+  }
+}
+
 absl::Duration CheckpointInterval(const trainer::TrainerSpec& spec) {
   return spec.has_checkpoint_interval() ? FromProto(spec.checkpoint_interval())
                                         : absl::InfiniteDuration();
@@ -43,9 +57,10 @@ absl::Duration CheckpointInterval(const trainer::TrainerSpec& spec) {
 
 }  // namespace
 
-absl::StatusOr<FineTuner> FineTuner::Create(
-    const trainer::TrainerSpec& spec, const Dataset& dataset,
-    const ProgressMeter::ClockFn& clock) {
+absl::StatusOr<FineTuner> FineTuner::Create(const trainer::TrainerSpec& spec,
+                                            const Dataset& dataset,
+                                            const ProgressMeter::ClockFn& clock,
+                                            const ServingFn& is_serving) {
   const auto classes = static_cast<int64_t>(dataset.folder.classes.size());
   std::optional<Checkpoints> checkpoints;
   if (!spec.checkpoint_dir().empty()) {
@@ -54,7 +69,7 @@ absl::StatusOr<FineTuner> FineTuner::Create(
   const bool resuming = checkpoints.has_value() && !checkpoints->empty();
   ASSIGN_OR_RETURN(ResNet18 net,
                    resuming ? ResNet18(classes) : InitialNet(spec, classes));
-  FineTuner tuner(spec, dataset, clock, std::move(net));
+  FineTuner tuner(spec, dataset, clock, is_serving, std::move(net));
   tuner.checkpoints_ = std::move(checkpoints);
   if (resuming) {
     RETURN_IF_ERROR(tuner.Resume());
@@ -65,13 +80,15 @@ absl::StatusOr<FineTuner> FineTuner::Create(
 }
 
 FineTuner::FineTuner(const trainer::TrainerSpec& spec, const Dataset& dataset,
-                     const ProgressMeter::ClockFn& clock, ResNet18 net)
+                     const ProgressMeter::ClockFn& clock,
+                     const ServingFn& is_serving, ResNet18 net)
     : spec_(spec),
       dataset_(&dataset),
       clock_(clock),
       device_(spec.device()),
       net_(std::move(net)),
       sgd_(TwoGroupSgd(*net_, spec.hyper_parameters())),
+      pacer_(device_, WhetherToWait(spec, is_serving)),
       meter_({.epochs = spec.hyper_parameters().epochs(),
               .batch_size = spec.hyper_parameters().batch_size(),
               .train_images = dataset.stats.train_images(),
@@ -79,6 +96,8 @@ FineTuner::FineTuner(const trainer::TrainerSpec& spec, const Dataset& dataset,
              clock),
       sums_(device_),
       last_checkpoint_(clock()) {
+  // Chooses kernels by trying them, once for each size of batch.
+  at::globalContext().setBenchmarkCuDNN(spec.cudnn_benchmark());
   net_->to(device_);
   ToChannelsLast(*net_);
 }
@@ -115,27 +134,29 @@ absl::StatusOr<FineTuner::Result> FineTuner::Run(const ReportFn& report,
 absl::Status FineTuner::TrainEpoch(const ReportFn& report,
                                    const std::stop_token& stop) {
   net_->train();
-  Loader batches =
-      TrainLoader(spec_, *dataset_, RunningEpoch(), meter_.epoch_steps());
+  Loader loader =
+      TrainLoader(spec_, *dataset_, RunningEpoch(), meter_.epoch_steps(),
+                  DeviceBatches::AllocatorFor(device_));
+  DeviceBatches batches(loader, device_);
   while (true) {
     const absl::Time asked = clock_();
-    ASSIGN_OR_RETURN(const Batch* batch, batches.Next());
-    if (batch == nullptr) break;
+    ASSIGN_OR_RETURN(const auto batch, batches.Next());
+    if (!batch.has_value()) break;
     const absl::Duration data_wait = clock_() - asked;
     RETURN_IF_ERROR(StopOrCheckpoint(stop));
-    const torch::Tensor labels = LabelsOf(*batch);
 
     sgd_.zero_grad();
-    const torch::Tensor logits = net_->forward(ImagesOf(*batch));
+    const torch::Tensor logits = net_->forward(batch->images);
     const torch::Tensor loss =
-        torch::nn::functional::cross_entropy(logits, labels);
+        torch::nn::functional::cross_entropy(logits, batch->labels);
     loss.backward();
-    sgd_.step();
+    Step(sgd_);
 
-    sums_.Add(loss, logits, labels);
-    // The server's kernels wait behind what is queued here: one step at most.
-    if (device_.is_cuda()) torch::cuda::synchronize(device_.index());
-    meter_.TrainStep(labels.size(0), data_wait);
+    sums_.Add(loss, logits, batch->labels);
+    pacer_.EndStep();
+    // The epoch's last step ends within its time.
+    if (meter_.epoch_steps() + 1 == meter_.steps_per_epoch()) pacer_.Finish();
+    meter_.TrainStep(batch->labels.size(0), data_wait);
     if (clock_() - last_report_ >= kReportInterval) {
       RETURN_IF_ERROR(ReadTrainingSums());
     }
@@ -148,18 +169,21 @@ absl::StatusOr<v1::EpochMetrics> FineTuner::Evaluate(
     const ReportFn& report, const std::stop_token& stop) {
   net_->eval();
   const torch::InferenceMode no_grad;
-  Loader batches = TestLoader(spec_, *dataset_);
+  Loader loader =
+      TestLoader(spec_, *dataset_, DeviceBatches::AllocatorFor(device_));
+  DeviceBatches batches(loader, device_);
   Sums sums(device_);
   ConfusionMatrix confusion(dataset_->stats.classes_size(), device_);
   while (true) {
-    ASSIGN_OR_RETURN(const Batch* batch, batches.Next());
-    if (batch == nullptr) break;
+    ASSIGN_OR_RETURN(const auto batch, batches.Next());
+    if (!batch.has_value()) break;
     RETURN_IF_ERROR(StopOrCheckpoint(stop));
-    const torch::Tensor labels = LabelsOf(*batch);
-    const torch::Tensor logits = net_->forward(ImagesOf(*batch));
+    const torch::Tensor& labels = batch->labels;
+    const torch::Tensor logits = net_->forward(batch->images);
     sums.Add(torch::nn::functional::cross_entropy(logits, labels), logits,
              labels);
     confusion.Add(logits, labels);
+    pacer_.EndStep();
     meter_.TestStep(labels.size(0));
     ReportSometimes(report);
   }
@@ -220,21 +244,6 @@ void FineTuner::Warn(const std::string& warning) {
 
 int FineTuner::RunningEpoch() const {
   return meter_.progress().epochs_size() + 1;
-}
-
-// The batch's own memory, as a channels-last tensor; a copy only on a GPU.
-torch::Tensor FineTuner::ImagesOf(const Batch& batch) const {
-  constexpr int64_t kSide = kInputSize, kFloats = kInputFloats;
-  return torch::from_blob(batch.images.get(),
-                          {static_cast<int64_t>(batch.size), 3, kSide, kSide},
-                          {kFloats, 1, 3 * kSide, 3}, torch::kFloat32)
-      .to(device_);
-}
-
-torch::Tensor FineTuner::LabelsOf(const Batch& batch) const {
-  return torch::from_blob(const_cast<int64_t*>(batch.labels.data()),
-                          {static_cast<int64_t>(batch.size)}, torch::kInt64)
-      .to(device_);
 }
 
 void FineTuner::ReportSometimes(const ReportFn& report) {

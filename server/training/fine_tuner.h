@@ -14,12 +14,12 @@
 #include "absl/time/time.h"
 #include "finetune/trainer/trainer.pb.h"
 #include "server/data/dataset.h"
-#include "server/data/loader.h"
 #include "server/model/resnet18.h"
 #include "server/model/weights.h"
 #include "server/training/checkpoint.h"
 #include "server/training/metrics.h"
 #include "server/training/progress_meter.h"
+#include "server/training/step_pacer.h"
 #include "torch/torch.h"
 
 namespace finetune {
@@ -38,6 +38,9 @@ class FineTuner {
     double test_accuracy = 0;
   };
 
+  // Whether a server on the same GPU is answering calls right now.
+  using ServingFn = std::function<bool()>;
+
   // Takes up the newest checkpoint in spec.checkpoint_dir. Where there is none,
   // loads the pretrained weights, or draws them from the seed. Without a
   // checkpoint_dir no checkpoint is read or written. `dataset` must outlive
@@ -47,7 +50,8 @@ class FineTuner {
   // ResNet18's; DATA_LOSS or FAILED_PRECONDITION as Checkpoints::Restore.
   static absl::StatusOr<FineTuner> Create(
       const trainer::TrainerSpec& spec, const Dataset& dataset,
-      const ProgressMeter::ClockFn& clock = absl::Now);
+      const ProgressMeter::ClockFn& clock = absl::Now,
+      const ServingFn& is_serving = [] { return false; });
 
   // Where the checkpoint stood, for people; "" if there was none.
   const std::string& resumed() const { return resumed_; }
@@ -67,7 +71,8 @@ class FineTuner {
 
  private:
   FineTuner(const trainer::TrainerSpec& spec, const Dataset& dataset,
-            const ProgressMeter::ClockFn& clock, ResNet18 net);
+            const ProgressMeter::ClockFn& clock, const ServingFn& is_serving,
+            ResNet18 net);
 
   absl::Status Resume();
   absl::Status TrainEpoch(const ReportFn& report, const std::stop_token& stop);
@@ -79,8 +84,6 @@ class FineTuner {
   absl::Status ReadTrainingSums();
   void Warn(const std::string& warning);
   int RunningEpoch() const;
-  torch::Tensor ImagesOf(const Batch& batch) const;
-  torch::Tensor LabelsOf(const Batch& batch) const;
   void ReportSometimes(const ReportFn& report);
 
   trainer::TrainerSpec spec_;
@@ -89,6 +92,7 @@ class FineTuner {
   torch::Device device_;
   ResNet18 net_;
   torch::optim::SGD sgd_;
+  StepPacer pacer_;
   ProgressMeter meter_;
   Sums sums_;       // Of the running epoch's training.
   StateDict best_;  // The weights after progress.best_epoch.

@@ -18,11 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::Image;
 using testing::IsOk;
 using testing::ScanTiny;
 using testing::StatusIs;
 using testing::TempDir;
-using testing::TestImage;
 using testing::TinySpec;
 using testing::WriteTinyDataset;
 
@@ -95,7 +95,7 @@ TEST_F(FineTunerTest, BatchNormLearnsWhileTrainingAndRestsWhileTesting) {
 }
 
 TEST_F(FineTunerTest, ConfusionMatrixAndRecallAgreeWithTheTestAccuracy) {
-  dir_.Write("test/b/3", TestImage("rgb24.bmp"));
+  dir_.Write("test/b/3", Image("rgb24.bmp"));
   v1::Progress last;
   ASSERT_THAT(Train(TinySpec(), [&](const auto& p) { last = p; }), IsOk());
   for (const v1::EpochMetrics& epoch : last.epochs()) {
@@ -111,7 +111,7 @@ TEST_F(FineTunerTest, ConfusionMatrixAndRecallAgreeWithTheTestAccuracy) {
 }
 
 TEST_F(FineTunerTest, OvershootAndDuplicatesAreWarnedOf) {
-  dir_.Write("test/b/copy", TestImage("rgb.png"));
+  dir_.Write("test/b/copy", Image("rgb.png"));
   auto spec = TinySpec();
   spec.mutable_hyper_parameters()->set_head_learning_rate(1);
   v1::Progress last;

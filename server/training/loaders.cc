@@ -12,10 +12,12 @@
 namespace finetune {
 namespace {
 
-Loader::Options LoaderOptions(const trainer::TrainerSpec& spec) {
+Loader::Options LoaderOptions(const trainer::TrainerSpec& spec,
+                              AllocateFn allocate) {
   return {.batch_size = spec.hyper_parameters().batch_size(),
           .threads = spec.decode_threads(),
-          .floats_per_sample = kInputFloats};
+          .sample_bytes = kInputBytes,
+          .allocate = std::move(allocate)};
 }
 
 DecodeLimits Limits(const trainer::TrainerSpec& spec) {
@@ -25,7 +27,7 @@ DecodeLimits Limits(const trainer::TrainerSpec& spec) {
 }  // namespace
 
 Loader TrainLoader(const trainer::TrainerSpec& spec, const Dataset& dataset,
-                   uint64_t epoch, int64_t steps) {
+                   uint64_t epoch, int64_t steps, AllocateFn allocate) {
   constexpr uint64_t kOrderStream = UINT64_MAX;  // No sample has this index.
   const uint64_t seed = spec.hyper_parameters().seed();
   const std::vector<Sample>& samples = dataset.folder.train;
@@ -33,9 +35,9 @@ Loader TrainLoader(const trainer::TrainerSpec& spec, const Dataset& dataset,
       RandomOrder(samples.size(), Random(seed, epoch, kOrderStream));
   const size_t done = steps * spec.hyper_parameters().batch_size();
   order.erase(order.begin(), order.begin() + std::min(done, order.size()));
-  return Loader(LoaderOptions(spec), std::move(order),
+  return Loader(LoaderOptions(spec, std::move(allocate)), std::move(order),
                 [&samples, limits = Limits(spec), seed, epoch](
-                    size_t i, float* image, int64_t* label) -> absl::Status {
+                    size_t i, uint8_t* image, int64_t* label) -> absl::Status {
                   ASSIGN_OR_RETURN(const RgbImage rgb,
                                    ReadImage(samples[i].path, limits));
                   TrainTransform(rgb, Random(seed, epoch, i), image);
@@ -44,13 +46,14 @@ Loader TrainLoader(const trainer::TrainerSpec& spec, const Dataset& dataset,
                 });
 }
 
-Loader TestLoader(const trainer::TrainerSpec& spec, const Dataset& dataset) {
+Loader TestLoader(const trainer::TrainerSpec& spec, const Dataset& dataset,
+                  AllocateFn allocate) {
   const std::vector<Sample>& samples = dataset.folder.test;
   std::vector<size_t> in_order(samples.size());
   std::iota(in_order.begin(), in_order.end(), size_t{0});
-  return Loader(LoaderOptions(spec), std::move(in_order),
+  return Loader(LoaderOptions(spec, std::move(allocate)), std::move(in_order),
                 [&samples, limits = Limits(spec)](
-                    size_t i, float* image, int64_t* label) -> absl::Status {
+                    size_t i, uint8_t* image, int64_t* label) -> absl::Status {
                   ASSIGN_OR_RETURN(const RgbImage rgb,
                                    ReadImage(samples[i].path, limits));
                   TestTransform(rgb, image);

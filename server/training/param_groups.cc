@@ -33,6 +33,51 @@ torch::optim::SGD TwoGroupSgd(const torch::nn::Module& model,
                            options(hyper_parameters.learning_rate()));
 }
 
+namespace {
+
+// The buffer of `parameter`, made where there is none.
+torch::Tensor MomentumBuffer(torch::optim::SGD& sgd,
+                             const torch::Tensor& parameter) {
+  auto& state = sgd.state()[parameter.unsafeGetTensorImpl()];
+  if (state == nullptr) {
+    auto made = std::make_unique<torch::optim::SGDParamState>();
+    made->momentum_buffer(torch::zeros_like(parameter));
+    state = std::move(made);
+  }
+  return static_cast<torch::optim::SGDParamState&>(*state).momentum_buffer();
+}
+
+}  // namespace
+
+void Step(torch::optim::SGD& sgd) {
+  if (sgd.param_groups()[0].params()[0].is_cuda()) {
+    FusedStep(sgd);
+  } else {
+    sgd.step();
+  }
+}
+
+void FusedStep(torch::optim::SGD& sgd) {
+  const torch::NoGradGuard no_grad;
+  for (auto& group : sgd.param_groups()) {
+    const auto& options =
+        static_cast<torch::optim::SGDOptions&>(group.options());
+    std::vector<torch::Tensor> parameters, gradients, momentum;
+    for (const torch::Tensor& parameter : group.params()) {
+      if (!parameter.grad().defined()) continue;
+      parameters.push_back(parameter);
+      gradients.push_back(parameter.grad());
+      if (options.momentum() == 0) continue;
+      momentum.push_back(MomentumBuffer(sgd, parameter));
+    }
+    // Buffers of zeros make the first step's momentum its gradient.
+    at::_fused_sgd_(parameters, gradients, momentum, options.weight_decay(),
+                    options.momentum(), options.lr(), /*dampening=*/0,
+                    options.nesterov(), /*maximize=*/false,
+                    /*is_first_step=*/false);
+  }
+}
+
 StateDict MomentumOf(const torch::nn::Module& model,
                      const torch::optim::SGD& sgd) {
   StateDict momentum;

@@ -19,6 +19,14 @@ namespace finetune {
 torch::optim::SGD TwoGroupSgd(const torch::nn::Module& model,
                               const v1::HyperParameters& hyper_parameters);
 
+// As sgd.step(), but with one kernel for many parameters, where that has
+// several for each: on a GPU the CPU is else busy for longer than the step.
+// Rounds otherwise by an ulp. Not with dampening.
+void FusedStep(torch::optim::SGD& sgd);
+
+// FusedStep on a GPU; on a CPU sgd.step(), whose bits checkpoints rely on.
+void Step(torch::optim::SGD& sgd);
+
 // The momentum buffers of `sgd` by the names of their parameters in `model`,
 // copied to the CPU. Empty without momentum, or before the first step.
 StateDict MomentumOf(const torch::nn::Module& model,

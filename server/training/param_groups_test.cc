@@ -33,6 +33,39 @@ TEST(TwoGroupSgdTest, EveryParameterIsInExactlyOneGroup) {
   }
 }
 
+TEST(FusedStepTest, IsTheOptimizersStepWithAndWithoutMomentum) {
+  const torch::Tensor batch = testing::GoldenBatch();
+  const torch::Tensor labels = torch::tensor({0, 1, 2, 3}, torch::kInt64);
+  for (const double momentum : {0.0, 0.9}) {
+    ResNet18 plain = testing::GoldenResNet18();
+    ResNet18 fused = testing::GoldenResNet18();
+    v1::HyperParameters recipe = Recipe(0.001);
+    recipe.set_momentum(momentum);
+    torch::optim::SGD plain_sgd = TwoGroupSgd(*plain, recipe);
+    torch::optim::SGD fused_sgd = TwoGroupSgd(*fused, recipe);
+    for (int step = 0; step < 3; ++step) {
+      for (const auto& [net, sgd] :
+           {std::pair(&plain, &plain_sgd), std::pair(&fused, &fused_sgd)}) {
+        sgd->zero_grad();
+        torch::nn::functional::cross_entropy((*net)->forward(batch), labels)
+            .backward();
+      }
+      plain_sgd.step();
+      FusedStep(fused_sgd);
+    }
+    const StateDict expected = StateDictOf(*plain);
+    for (const auto& [name, tensor] : StateDictOf(*fused)) {
+      EXPECT_TRUE(tensor.allclose(expected.at(name), 1e-4, 1e-5)) << name;
+    }
+    const StateDict buffers = MomentumOf(*plain, plain_sgd);
+    const StateDict fused_buffers = MomentumOf(*fused, fused_sgd);
+    EXPECT_EQ(fused_buffers.size(), momentum > 0 ? 62u : 0u);
+    for (const auto& [name, tensor] : fused_buffers) {
+      EXPECT_TRUE(tensor.allclose(buffers.at(name), 1e-4, 1e-4)) << name;
+    }
+  }
+}
+
 // Three steps of training from the same weights on the same batch, as Python
 // takes them. With a decay of 1, a parameter that it does not reach is off by
 // more than 1e-3.

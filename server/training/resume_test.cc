@@ -47,7 +47,7 @@ class ResumeTest : public ::testing::TestWithParam<std::tuple<double, Ending>> {
 
   ResumeTest() {
     WriteTinyDataset(data_, /*train=*/1, /*test=*/2);
-    data_.Write("train/a/2", testing::TestImage("small_420.jpg"));
+    data_.Write("train/a/2", testing::Image("small_420.jpg"));
     dataset_ = ScanTiny(data_);
   }
 
@@ -232,7 +232,7 @@ TEST_F(ResumeTest, ChangedDataSetIsRefused) {
   const auto spec = Spec(checkpoints_.path(), 0);
   ASSERT_THAT(Train(spec, 1, Ending::kStopped),
               StatusIs(absl::StatusCode::kCancelled));
-  data_.Write("train/a/1", testing::TestImage("grey.jpg"));
+  data_.Write("train/a/1", testing::Image("grey.jpg"));
   dataset_ = ScanTiny(data_);
   EXPECT_THAT(Train(spec, 1, Ending::kStopped),
               StatusIs(absl::StatusCode::kFailedPrecondition));

@@ -12,6 +12,7 @@
 
 #include "nlohmann/json.hpp"
 #include "server/model/resnet18.h"
+#include "server/testing/test_data.h"
 #include "torch/torch.h"
 
 namespace finetune::testing {
@@ -82,7 +83,7 @@ inline torch::Tensor GoldenBatch() {
 }
 
 inline nlohmann::json GoldenJson(const std::string& name) {
-  std::ifstream file(std::string(FINETUNE_TESTDATA) + "/" + name);
+  std::ifstream file(TestData() / name);
   return nlohmann::json::parse(file);
 }
 

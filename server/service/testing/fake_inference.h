@@ -30,7 +30,7 @@ struct FakeInference {
   explicit FakeInference(Batcher::Options options = {})
       : batcher(
             [&] {
-              options.input_floats = 1;
+              options.input_bytes = 1;
               return options;
             }(),
             Preprocess) {}
@@ -85,7 +85,7 @@ struct FakeInference {
 
  private:
   static absl::Status Preprocess(absl::string_view image,
-                                 absl::Span<float> /*input*/) {
+                                 absl::Span<uint8_t> /*input*/) {
     if (image == "noise") return absl::InvalidArgumentError("not an image");
     return absl::OkStatus();
   }

@@ -3,13 +3,12 @@
 #ifndef SERVER_TRAINING_TESTING_TINY_JOB_H_
 #define SERVER_TRAINING_TESTING_TINY_JOB_H_
 
-#include <filesystem>
 #include <string>
 
-#include "common/file.h"
 #include "common/testing/temp_dir.h"
 #include "finetune/trainer/trainer.pb.h"
 #include "server/data/dataset.h"
+#include "server/testing/pictures.h"
 
 namespace finetune::testing {
 
@@ -32,11 +31,6 @@ inline trainer::TrainerSpec TinySpec() {
   return spec;
 }
 
-inline std::string TestImage(const std::string& name) {
-  return *ReadFile(std::filesystem::path(FINETUNE_TESTDATA) / "images" / name,
-                   1 << 20);
-}
-
 // Two classes: train/{a,b} of `train` images each, test/{a,b} of `test` each.
 inline void WriteTinyDataset(const TempDir& dir, int train, int test) {
   const auto write = [&](const std::string& folder, int images,
@@ -45,10 +39,10 @@ inline void WriteTinyDataset(const TempDir& dir, int train, int test) {
       dir.Write(folder + "/" + std::to_string(i), image);
     }
   };
-  write("train/a", train, TestImage("landscape_420.jpg"));
-  write("train/b", train, TestImage("rgb.png"));
-  write("test/a", test, TestImage("portrait_444.jpg"));
-  write("test/b", test, TestImage("rgba.png"));
+  write("train/a", train, Image("landscape_420.jpg"));
+  write("train/b", train, Image("rgb.png"));
+  write("test/a", test, Image("portrait_444.jpg"));
+  write("test/b", test, Image("rgba.png"));
 }
 
 inline Dataset ScanTiny(const TempDir& dir) {

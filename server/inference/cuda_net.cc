@@ -1,0 +1,81 @@
+#include "server/inference/cuda_net.h"
+
+#include "server/data/normalize.h"
+
+namespace finetune {
+namespace {
+
+constexpr int64_t kOne[] = {1, 1};
+
+torch::Tensor PerChannel(const std::array<float, 3>& values) {
+  return torch::tensor({values[0], values[1], values[2]}, torch::kDouble)
+      .view({1, 3, 1, 1});
+}
+
+}  // namespace
+
+CudaNet::CudaNet(const FoldedResNet18& net, torch::Device device,
+                 torch::Dtype type)
+    : options_(torch::dtype(type).device(device)) {
+  const torch::Tensor std = PerChannel(kImageStd);
+  scale_ = (1 / (255 * std)).to(device, torch::kFloat);
+  shift_ = (-PerChannel(kImageMean) / std).to(device, torch::kFloat);
+  conv1_ = Upload(net.conv1);
+  for (const FoldedResNet18::Block& block : net.blocks) {
+    Block uploaded{.conv1 = Upload(block.conv1), .conv2 = Upload(block.conv2)};
+    if (!block.downsample.weights.empty()) {
+      uploaded.downsample = Upload(block.downsample);
+      // Added to the same sum, but without a kernel of its own.
+      uploaded.conv2.bias = (uploaded.conv2.bias.to(torch::kDouble) +
+                             uploaded.downsample.bias.to(torch::kDouble))
+                                .to(type);
+    }
+    blocks_.push_back(std::move(uploaded));
+  }
+  fc_ = Upload(net.fc);
+}
+
+CudaNet::Layer CudaNet::Upload(const FoldedLayer& layer) const {
+  const auto on_device = [this](const std::vector<float>& values,
+                                at::IntArrayRef shape) {
+    return torch::from_blob(const_cast<float*>(values.data()), shape)
+        .to(options_);
+  };
+  return {.weights = on_device(layer.weights, {layer.out, layer.in,
+                                               layer.kernel, layer.kernel})
+                         .contiguous(at::MemoryFormat::ChannelsLast),
+          .bias = on_device(layer.bias, {layer.out}),
+          .stride = layer.stride,
+          .padding = layer.kernel / 2};
+}
+
+torch::Tensor CudaNet::RunBlock(const Block& block,
+                                const torch::Tensor& x) const {
+  const torch::Tensor middle = at::cudnn_convolution_relu(
+      x, block.conv1.weights, block.conv1.bias,
+      {block.conv1.stride, block.conv1.stride},
+      {block.conv1.padding, block.conv1.padding}, kOne, 1);
+  const torch::Tensor shortcut =
+      block.downsample.weights.defined()
+          ? at::conv2d(x, block.downsample.weights, {}, block.downsample.stride)
+          : x;
+  return at::cudnn_convolution_add_relu(
+      middle, block.conv2.weights, shortcut, /*alpha=*/1, block.conv2.bias,
+      kOne, {block.conv2.padding, block.conv2.padding}, kOne, 1);
+}
+
+torch::Tensor CudaNet::Forward(const torch::Tensor& pixels) const {
+  torch::Tensor x = torch::addcmul(
+      shift_, pixels.permute({0, 3, 1, 2}).to(torch::kFloat), scale_);
+  x = x.to(options_.dtype()).contiguous(at::MemoryFormat::ChannelsLast);
+  x = at::cudnn_convolution_relu(x, conv1_.weights, conv1_.bias,
+                                 {conv1_.stride, conv1_.stride},
+                                 {conv1_.padding, conv1_.padding}, kOne, 1);
+  x = at::max_pool2d(x, /*kernel_size=*/3, /*stride=*/2, /*padding=*/1);
+  for (const Block& block : blocks_) x = RunBlock(block, x);
+  x = x.mean({2, 3}, /*keepdim=*/true);
+  x = at::conv2d(x, fc_.weights, fc_.bias).flatten(1);
+  return x.to(torch::kFloat).softmax(1);
+}
+
+}  // namespace finetune
