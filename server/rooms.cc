@@ -206,18 +206,30 @@ ServerRooms::ServerRooms(const ServerOptions& options, std::string device_name,
 
 absl::StatusOr<LoadedModel> ServerRooms::Load(
     const v1::Model& model, const PredictorOptions& predictor) {
-  absl::StatusOr<LoadedModel> loaded =
-      LoadPredictor(state->models().DirOf(model.ref()) / kWeightsFile,
-                    model.labels_size(), predictor);
+  absl::StatusOr<LoadedModel> loaded = LoadChecked(model, predictor);
   const auto works = [this] { return DeviceWorks(device); };
   const auto fail = [this](const std::string& message) { Fail(message); };
   if (loaded.ok()) {
     loaded->forward =
         ReportingFatalErrors(std::move(loaded->forward), works, fail);
-  } else if (!works()) {
-    fail(std::string(loaded.status().message()));
+    return loaded;
   }
+  spdlog::error("model {}: {}", ModelRefText(model.ref()),
+                loaded.status().ToString());
+  const auto current = state->models().Resolve({});
+  if (grpc_server != nullptr && current.ok() &&
+      ModelRefText(current->ref()) == ModelRefText(model.ref())) {
+    SetServing(false);
+  }
+  if (!works()) fail(std::string(loaded.status().message()));
   return loaded;
+}
+
+absl::StatusOr<LoadedModel> ServerRooms::LoadChecked(
+    const v1::Model& model, const PredictorOptions& predictor) const {
+  const auto dir = state->models().DirOf(model.ref());
+  RETURN_IF_ERROR(CheckWeightsFile(dir, model));
+  return LoadPredictor(dir / kWeightsFile, model.labels_size(), predictor);
 }
 
 absl::StatusOr<Publication> ServerRooms::Prepare(
@@ -260,12 +272,12 @@ ModelHooks ServerRooms::Hooks() {
                 SetServing(true);
               },
           .deleted = [this](const v1::ModelRef& ref) { models.Drop(ref); },
-          .export_onnx =
-              [this](const v1::Model& model, const auto& path) {
-                return ExportOnnx(
-                    model, state->models().DirOf(model.ref()) / kWeightsFile,
-                    path);
-              }};
+          .export_onnx = [this](const v1::Model& model,
+                                const auto& path) -> absl::Status {
+            const auto dir = state->models().DirOf(model.ref());
+            RETURN_IF_ERROR(CheckWeightsFile(dir, model));
+            return ExportOnnx(model, dir / kWeightsFile, path);
+          }};
 }
 
 }  // namespace finetune

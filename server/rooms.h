@@ -48,9 +48,15 @@ struct ServerRooms {
 
   absl::Status Listen(const ServerOptions& options);
 
-  // Into memory, for Classify. A device that fails for good ends the server.
+  // Into memory, for Classify. A failure is logged, and told to health where it
+  // is the default model's; a device that fails for good ends the server.
   absl::StatusOr<LoadedModel> Load(const v1::Model& model,
                                    const PredictorOptions& predictor);
+
+  // The same, without telling anybody. DATA_LOSS if the weights are not those
+  // that were published.
+  absl::StatusOr<LoadedModel> LoadChecked(
+      const v1::Model& model, const PredictorOptions& predictor) const;
 
   // Puts a job's model in its place and loads it, so that it is warm before it
   // is asked for.

@@ -115,7 +115,6 @@ void ServerRooms::UpdateHealth() {
   absl::Status ready;
   if (const auto model = state->models().Resolve({}); model.ok()) {
     ready = models.Load(*model).status();
-    if (!ready.ok()) spdlog::error("default model: {}", ready.ToString());
   } else {
     ready = model.status();
   }

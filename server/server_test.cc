@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -19,6 +20,7 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
+#include "server/model/model_file.h"
 #include "server/testing/http_get.h"
 #include "server/testing/pictures.h"
 
@@ -150,6 +152,33 @@ TEST_F(ServerTest, JobBecomesAModelThatIsServedAlsoAfterARestart) {
   EXPECT_EQ(after->results(0).SerializeAsString(),
             before->results(0).SerializeAsString());
   EXPECT_EQ(Health("finetune.v1.InferenceService"), HealthStatus::SERVING);
+}
+
+TEST_F(ServerTest, WeightsThatWereDamagedOnDiskAreNotServed) {
+  ASSERT_EQ(RunJob("pets").state(), v1::JOB_STATE_SUCCEEDED);
+  {
+    // Zeros among the tensors: a file that can be read, of another model.
+    std::fstream weights(options_.state_dir / "models/pets/1" / kWeightsFile,
+                         std::ios::binary | std::ios::in | std::ios::out);
+    weights.seekp(20 << 20);
+    weights << std::string(3 << 20, '\0');
+    ASSERT_TRUE(weights.good());
+  }
+  StartServer();
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), HealthStatus::NOT_SERVING);
+  EXPECT_THAT(Classify(Image("rgb.png")),
+              StatusIs(absl::StatusCode::kDataLoss));
+  v1::DownloadModelRequest request;
+  request.mutable_model()->set_name("pets");
+  request.set_format(v1::MODEL_FORMAT_ONNX);
+  grpc::ClientContext context;
+  const auto download =
+      v1::ModelService::NewStub(channel_)->DownloadModel(&context, request);
+  v1::DownloadModelResponse chunk;
+  while (download->Read(&chunk)) {
+  }
+  EXPECT_THAT(FromGrpcStatus(download->Finish()),
+              StatusIs(absl::StatusCode::kDataLoss));
 }
 
 TEST_F(ServerTest, PromotionsUnderLoadFailNoRequest) {

@@ -87,6 +87,10 @@ absl::StatusOr<LoadedModel> LoadPredictor(const std::filesystem::path& weights,
                                           const PredictorOptions& options) try {
   RETURN_IF_ERROR(CheckPrecision(options));
   ASSIGN_OR_RETURN(const StateDict state, ReadStateDict(weights));
+  if (const absl::Status finite = CheckFinite(state); !finite.ok()) {
+    return absl::DataLossError(
+        absl::StrCat(weights.native(), ": ", finite.message()));
+  }
   ResNet18 net(classes);
   RETURN_IF_ERROR(LoadStateDict(state, *net));
   net->eval();

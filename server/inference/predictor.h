@@ -39,6 +39,7 @@ struct PredictorOptions {
 //
 // NOT_FOUND or INVALID_ARGUMENT if the weights are missing or do not fit
 // `classes`; INVALID_ARGUMENT for a precision that the device does not have;
+// DATA_LOSS if the weights hold NaN or infinite numbers;
 // RESOURCE_EXHAUSTED if the GPU's memory does not suffice.
 // The function may throw what oneDNN and Torch throw.
 absl::StatusOr<LoadedModel> LoadPredictor(const std::filesystem::path& weights,

@@ -1,6 +1,7 @@
 #include "server/inference/predictor.h"
 
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -171,6 +172,16 @@ TEST_F(PredictorTest, WeightsThatDoNotFitAreRefused) {
               StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(LoadPredictor(Weights().parent_path() / "none", 5, {}),
               StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(PredictorTest, WeightsThatAreNotFiniteAreRefused) {
+  StateDict state = StateDictOf(*testing::GoldenResNet18());
+  state["fc.bias"][0] = std::numeric_limits<float>::infinity();
+  const TempDir dir;
+  const auto weights =
+      dir.Write("weights.safetensors", SerializeSafetensors(state));
+  EXPECT_THAT(LoadPredictor(weights, kClasses, {}),
+              StatusIs(absl::StatusCode::kDataLoss));
 }
 
 TEST_F(PredictorTest, PrecisionThatACpuDoesNotHaveIsRefused) {

@@ -25,6 +25,12 @@ absl::StatusOr<v1::Model> ReadModelFile(const std::filesystem::path& dir);
 // DATA_LOSS unless both files are in `dir`.
 absl::Status CheckModelFiles(const std::filesystem::path& dir);
 
+// DATA_LOSS unless the weights in `dir` have the SHA-256 that `model` records,
+// if it does. Reads the file once, in pieces; NOT_FOUND and what else reading
+// it gives.
+absl::Status CheckWeightsFile(const std::filesystem::path& dir,
+                              const v1::Model& model);
+
 // "cats@3"; "cats" where there is no version.
 std::string ModelRefText(const v1::ModelRef& ref);
 

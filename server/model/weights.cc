@@ -82,6 +82,15 @@ absl::StatusOr<StateDict> ReadStateDict(const std::filesystem::path& path) {
       absl::StrCat(path.native(), ": ", state.status().message()));
 }
 
+absl::Status CheckFinite(const StateDict& state) {
+  for (const auto& [name, tensor] : state) {
+    if (tensor.isfinite().all().item<bool>()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " holds NaN or infinite numbers"));
+  }
+  return absl::OkStatus();
+}
+
 StateDict StateDictOf(const ResNet18Impl& net) {
   StateDict state;
   for (const auto& [name, tensor] : TensorsOf(net)) {

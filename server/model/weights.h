@@ -28,6 +28,9 @@ using StateDict = std::map<std::string, torch::Tensor>;
 // NOT_FOUND or INVALID_ARGUMENT; both name the file.
 absl::StatusOr<StateDict> ReadStateDict(const std::filesystem::path& path);
 
+// INVALID_ARGUMENT that names a tensor which holds NaN or infinite numbers.
+absl::Status CheckFinite(const StateDict& state);
+
 // Parameters and buffers of `net`, copied to the CPU.
 StateDict StateDictOf(const ResNet18Impl& net);
 

@@ -19,14 +19,21 @@ namespace {
 
 constexpr absl::Duration kReportInterval = absl::Milliseconds(200);
 
-absl::Status CheckFinite(double loss, const v1::Progress& progress,
-                         const v1::HyperParameters& hyper_parameters) {
-  if (std::isfinite(loss)) return absl::OkStatus();
+absl::Status DivergedError(absl::string_view what,
+                           const v1::HyperParameters& hyper_parameters) {
   return absl::OutOfRangeError(absl::StrCat(
-      "the loss is ", loss, " at step ", progress.step(), " of epoch ",
-      progress.epoch(), " with learning rates ",
-      hyper_parameters.learning_rate(), " (features) and ",
-      hyper_parameters.head_learning_rate(), " (fc): try a tenth of them"));
+      what, " with learning rates ", hyper_parameters.learning_rate(),
+      " (features) and ", hyper_parameters.head_learning_rate(),
+      " (fc): try a tenth of them"));
+}
+
+absl::Status CheckLoss(double loss, const v1::Progress& progress,
+                       const v1::HyperParameters& hyper_parameters) {
+  if (std::isfinite(loss)) return absl::OkStatus();
+  return DivergedError(
+      absl::StrCat("the loss is ", loss, " at step ", progress.step(),
+                   " of epoch ", progress.epoch()),
+      hyper_parameters);
 }
 
 absl::StatusOr<ResNet18> InitialNet(const trainer::TrainerSpec& spec,
@@ -34,7 +41,11 @@ absl::StatusOr<ResNet18> InitialNet(const trainer::TrainerSpec& spec,
   torch::manual_seed(spec.hyper_parameters().seed());
   if (spec.hyper_parameters().from_scratch()) return ResNet18(classes);
   ASSIGN_OR_RETURN(StateDict pretrained, ReadStateDict(spec.pretrained()));
-  return WithNewHead(std::move(pretrained), classes);
+  ASSIGN_OR_RETURN(ResNet18 net, WithNewHead(std::move(pretrained), classes));
+  const absl::Status finite = CheckFinite(StateDictOf(*net));
+  if (finite.ok()) return net;
+  return absl::InvalidArgumentError(
+      absl::StrCat(spec.pretrained(), ": ", finite.message()));
 }
 
 // Whether to wait for the GPU after each step.
@@ -126,6 +137,11 @@ absl::StatusOr<FineTuner::Result> FineTuner::Run(const ReportFn& report,
     report(meter_.progress());
   }
   const v1::Progress& progress = meter_.progress();
+  if (progress.best_epoch() == 0) {
+    return DivergedError(
+        "no epoch ended with finite weights and a finite test loss",
+        spec_.hyper_parameters());
+  }
   return Result{.best = std::move(best_),
                 .test_accuracy =
                     progress.epochs(progress.best_epoch() - 1).test_accuracy()};
@@ -197,7 +213,15 @@ absl::StatusOr<v1::EpochMetrics> FineTuner::Evaluate(
 }
 
 absl::Status FineTuner::EndEpoch(v1::EpochMetrics metrics) {
-  if (meter_.EndEpoch(std::move(metrics))) best_ = StateDictOf(*net_);
+  StateDict weights = StateDictOf(*net_);
+  const bool finite =
+      std::isfinite(metrics.test_loss()) && CheckFinite(weights).ok();
+  if (meter_.EndEpoch(std::move(metrics), finite)) best_ = std::move(weights);
+  if (!finite) {
+    Warn(absl::StrCat("epoch ", meter_.progress().epoch(),
+                      " ended with NaN or infinite numbers: it cannot be the "
+                      "best one; try a tenth of the learning rates"));
+  }
   sums_ = Sums(device_);
   Warn(OvershootWarning(*meter_.progress().epochs().rbegin(),
                         dataset_->stats.classes_size(),
@@ -234,8 +258,8 @@ absl::Status FineTuner::WriteCheckpoint() {
 // Waits for the device.
 absl::Status FineTuner::ReadTrainingSums() {
   meter_.SetTraining(sums_.MeanLoss(), sums_.Accuracy());
-  return CheckFinite(meter_.progress().train_loss(), meter_.progress(),
-                     spec_.hyper_parameters());
+  return CheckLoss(meter_.progress().train_loss(), meter_.progress(),
+                   spec_.hyper_parameters());
 }
 
 void FineTuner::Warn(const std::string& warning) {

@@ -63,9 +63,9 @@ class FineTuner {
   //
   // CANCELLED within one step of a stop request, with a checkpoint of where it
   // stopped; OUT_OF_RANGE if the loss becomes infinite or NaN, with the step
-  // and what to try; RESOURCE_EXHAUSTED if a checkpoint cannot be written;
-  // what the loader returns if a file changed since the scan. Throws what
-  // Torch throws.
+  // and what to try, or if no epoch ends with finite weights and test loss;
+  // RESOURCE_EXHAUSTED if a checkpoint cannot be written; what the loader
+  // returns if a file changed since the scan. Throws what Torch throws.
   absl::StatusOr<Result> Run(const ReportFn& report,
                              const std::stop_token& stop);
 

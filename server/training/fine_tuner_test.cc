@@ -1,5 +1,6 @@
 #include "server/training/fine_tuner.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -147,6 +148,37 @@ TEST_F(FineTunerTest, LossThatIsNotFiniteNamesTheStepAndTheLearningRate) {
   ASSERT_THAT(result, StatusIs(absl::StatusCode::kOutOfRange));
   EXPECT_THAT(std::string(result.status().message()),
               HasSubstr("learning rates 10 (features) and 100 (fc)"));
+}
+
+// One step, whose loss is that before it: only the weights after it, and what
+// they answer in the test, are beyond all numbers.
+TEST_F(FineTunerTest, EpochThatEndsWithoutFiniteNumbersIsNoResult) {
+  auto spec = TinySpec();
+  spec.mutable_hyper_parameters()->set_learning_rate(1e30);
+  spec.mutable_hyper_parameters()->set_batch_size(100);
+  spec.mutable_hyper_parameters()->set_epochs(1);
+  v1::Progress last;
+  const auto result = Train(spec, [&](const auto& p) { last = p; });
+  ASSERT_THAT(result, StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_THAT(std::string(result.status().message()),
+              HasSubstr("try a tenth of them"));
+  EXPECT_EQ(last.best_epoch(), 0);
+  EXPECT_THAT(last.warnings(),
+              ::testing::Contains(HasSubstr("NaN or infinite")));
+}
+
+TEST_F(FineTunerTest, PretrainedWeightsThatAreNotFiniteAreNamed) {
+  StateDict pretrained = StateDictOf(*ResNet18(3));
+  pretrained["layer1.0.conv1.weight"][0][0][0][0] = std::nan("");
+  const TempDir weights;
+  auto spec = TinySpec();
+  spec.mutable_hyper_parameters()->set_from_scratch(false);
+  spec.set_pretrained(
+      weights.Write("nan.safetensors", SerializeSafetensors(pretrained)));
+  const auto result = Train(spec, [](const auto&) {});
+  ASSERT_THAT(result, StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(std::string(result.status().message()),
+              HasSubstr("layer1.0.conv1.weight holds NaN"));
 }
 
 TEST_F(FineTunerTest, FileThatVanishedSinceTheScanIsNamed) {

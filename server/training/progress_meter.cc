@@ -31,6 +31,7 @@ void LimitSize(v1::Progress& progress) {
     if (epoch.epoch() != progress.best_epoch()) DropDetails(epoch);
   }
   if (progress.ByteSizeLong() <= kMaxProgressBytes) return;
+  if (progress.best_epoch() == 0) return;
   DropDetails(*progress.mutable_epochs(progress.best_epoch() - 1));
 }
 
@@ -86,14 +87,15 @@ void ProgressMeter::AddWarning(std::string warning) {
   progress_.add_warnings(std::move(warning));
 }
 
-bool ProgressMeter::EndEpoch(v1::EpochMetrics metrics) {
+bool ProgressMeter::EndEpoch(v1::EpochMetrics metrics, bool finite) {
   metrics.set_epoch(progress_.epoch());
   metrics.set_images_per_second(progress_.images_per_second());
   *metrics.mutable_duration() = ToProto(clock_() - epoch_start_);
   const bool best =
-      progress_.best_epoch() == 0 ||
-      metrics.test_accuracy() >=
-          progress_.epochs(progress_.best_epoch() - 1).test_accuracy();
+      finite &&
+      (progress_.best_epoch() == 0 ||
+       metrics.test_accuracy() >=
+           progress_.epochs(progress_.best_epoch() - 1).test_accuracy());
   if (best) progress_.set_best_epoch(metrics.epoch());
   *progress_.add_epochs() = std::move(metrics);
   LimitSize(progress_);

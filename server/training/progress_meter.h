@@ -47,10 +47,11 @@ class ProgressMeter {
   int64_t steps_per_epoch() const;
 
   // Completes the epoch: fills in its number, duration and images/s, appends
-  // it and finds the best one. Returns whether that is this epoch. Keeps the
+  // it and finds the best one, which a `finite` epoch alone can be: one whose
+  // weights and test loss are. Returns whether it is this epoch. Keeps the
   // progress below 768 KiB: a job's record holds it, and so does every event.
   // The oldest epochs lose their details by class, the best one last.
-  bool EndEpoch(v1::EpochMetrics metrics);
+  bool EndEpoch(v1::EpochMetrics metrics, bool finite = true);
 
   // The loss and accuracy of the epoch so far.
   void SetTraining(double loss, double accuracy);

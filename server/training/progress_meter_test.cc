@@ -132,6 +132,15 @@ TEST_F(ProgressMeterTest, BestEpochIsTheLaterOfEquals) {
   EXPECT_EQ(meter_.progress().best_epoch(), 2);
 }
 
+TEST_F(ProgressMeterTest, EpochThatIsNotFiniteIsNeverTheBest) {
+  meter_.BeginEpoch(1);
+  EXPECT_FALSE(meter_.EndEpoch(WithAccuracy(0.9), /*finite=*/false));
+  EXPECT_EQ(meter_.progress().best_epoch(), 0);
+  meter_.BeginEpoch(2);
+  EXPECT_TRUE(meter_.EndEpoch(WithAccuracy(0.1)));
+  EXPECT_EQ(meter_.progress().best_epoch(), 2);
+}
+
 TEST_F(ProgressMeterTest, WorseEpochIsNotTheBest) {
   meter_.BeginEpoch(1);
   EXPECT_TRUE(meter_.EndEpoch(WithAccuracy(0.8)));
