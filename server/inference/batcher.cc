@@ -193,7 +193,7 @@ void Batcher::DecodeNext(Finished& finished) {
   End(item, finished);
 }
 
-absl::Status Batcher::Decode(BatchItem& item) const {
+absl::Status Batcher::Decode(BatchItem& item) const try {
   if (item.input == nullptr) {
     item.input = options_.allocate_input(options_.input_bytes);
   }
@@ -204,6 +204,8 @@ absl::Status Batcher::Decode(BatchItem& item) const {
   item.ready = options_.now();
   item.preprocess = item.ready - start;
   return status;
+} catch (const std::exception& e) {  // Of the allocator's.
+  return absl::InternalError(e.what());
 }
 
 void Batcher::Compute() {

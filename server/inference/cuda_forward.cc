@@ -76,9 +76,10 @@ const OwnStream& LoadStream(c10::DeviceIndex device)
 }
 
 // Gives cached memory back to the GPU, for a trainer say.
-void EmptyCache() ABSL_LOCKS_EXCLUDED(AllocatorMutex()) {
+void EmptyCache(torch::Device device) ABSL_LOCKS_EXCLUDED(AllocatorMutex()) {
   const MutexLock lock(AllocatorMutex());
   try {
+    const c10::cuda::CUDAGuard on_device(device);
     allocator::emptyCache();
   } catch (const c10::Error&) {
     // A GPU that has failed is noticed by those who compute on it.
@@ -118,7 +119,8 @@ class CudaForward {
  private:
   // The first member, so that it goes last, after the memory.
   struct CacheEmptier {
-    ~CacheEmptier() { EmptyCache(); }
+    const torch::Device device;
+    ~CacheEmptier() { EmptyCache(device); }
   };
   // Where a call's inputs arrive and its answers leave, beside other calls'.
   struct Lane {
@@ -164,7 +166,9 @@ class CudaForward {
 
 CudaForward::CudaForward(const FoldedResNet18& net,
                          const PredictorOptions& options)
-    : device_(options.device), largest_(PowerOfTwoFrom(options.max_batch)) {
+    : empty_cache_{torch::Device(options.device)},
+      device_(options.device),
+      largest_(PowerOfTwoFrom(options.max_batch)) {
   const c10::InferenceMode no_grad;
   // The allocator answers nothing before.
   at::globalContext().lazyInitDevice(device_.type());
@@ -182,9 +186,13 @@ CudaForward::CudaForward(const FoldedResNet18& net,
   Load(net, options);
   stream.synchronize();
   allocator::emptyCache();
-  // What others freed meanwhile must not be counted as if this had freed it.
-  bytes_ = std::max<int64_t>(ReservedBytes(device_.index()) - before,
-                             pixels_.nbytes());
+  // What others freed meanwhile must not be counted as if this had freed it,
+  // and what runs without a graph takes its memory anew.
+  const bool recorded = graphs_.contains(largest_);
+  bytes_ = std::max<int64_t>(
+      ReservedBytes(device_.index()) - before,
+      recorded ? pixels_.nbytes()
+               : EstimatedBytes(largest_, TypeOf(options.precision)));
 }
 
 void CudaForward::Load(const FoldedResNet18& net,
@@ -199,8 +207,17 @@ void CudaForward::Load(const FoldedResNet18& net,
   for (int i = 0; i < kCudaWorkers; ++i) {
     GiveBack(std::make_unique<Lane>(pixels_, probabilities_));
   }
-  // The largest first: its memory is enough for all others.
+  // Chooses kernels, which a graph must not. The memory that this takes is
+  // given back before a recording takes as much.
+  for (int64_t size = largest_; size >= 1; size /= 2) Compute(size);
+  allocator::emptyCache();
   const c10::MempoolId_t pool = at::cuda::graph_pool_handle();
+  // Or the pool would end with a first recording that fails.
+  allocator::createOrIncrefPool(device_.index(), pool);
+  const absl::Cleanup release = [&] {
+    allocator::releasePool(device_.index(), pool);
+  };
+  // The largest first: its memory is enough for all others.
   for (int64_t size = largest_; size >= 1; size /= 2) {
     Record(size, pool, options);
   }
@@ -213,7 +230,6 @@ void CudaForward::Compute(int64_t size) {
 
 void CudaForward::Record(int64_t size, c10::MempoolId_t pool,
                          const PredictorOptions& options) {
-  Compute(size);  // Chooses kernels, which a graph must not.
   const auto stream = c10::cuda::getCurrentCUDAStream(device_.index());
   auto graph = CudaGraph::Record(stream, pool, [&] {
     if (options.while_recording) options.while_recording();
@@ -274,6 +290,8 @@ void CudaForward::RunPart(Lane& lane, absl::Span<const uint8_t* const> inputs,
   }
   {
     const MutexLock lock(mu_);
+    // Or the next call would not know what a failed one has left running.
+    absl::Cleanup wait = [&] { cudaStreamSynchronize(stream); };
     idle_.block(stream.unwrap());
     pixels_.narrow(0, 0, count).copy_(lane.pixels.narrow(0, 0, count));
     const auto graph = graphs_.find(size);
@@ -285,11 +303,15 @@ void CudaForward::RunPart(Lane& lane, absl::Span<const uint8_t* const> inputs,
     lane.probabilities.narrow(0, 0, count)
         .copy_(probabilities_.narrow(0, 0, count));
     idle_.record(stream.unwrap());
+    std::move(wait).Cancel();
   }
-  lane.host.narrow(0, 0, count)
-      .copy_(lane.probabilities.narrow(0, 0, count), /*non_blocking=*/true);
-  stream.synchronize();
   const int64_t classes = lane.host.size(1);
+  // Not by the tensors' copy, which would have the allocator wait for the
+  // stream when `host` is freed, and end the process where the GPU has failed.
+  C10_CUDA_CHECK(cudaMemcpyAsync(
+      lane.host.mutable_data_ptr(), lane.probabilities.const_data_ptr(),
+      count * classes * sizeof(float), cudaMemcpyDeviceToHost, stream));
+  stream.synchronize();
   const float* row = lane.host.const_data_ptr<float>();
   for (int64_t i = 0; i < count; ++i, row += classes) {
     probabilities.emplace_back(row, row + classes);

@@ -2,8 +2,8 @@
 // GPU.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -103,6 +103,23 @@ class CudaForwardTest : public ::testing::Test {
     LoadedModel loaded_;
   };
 
+  // In pieces, since free memory lies scattered.
+  static std::vector<torch::Tensor> FillAllBut(int64_t left) {
+    std::vector<torch::Tensor> pieces;
+    for (int64_t piece = int64_t{4} << 30; piece >= 2 << 20;) {
+      try {
+        if (FreeBytes() - piece >= left) {
+          pieces.push_back(torch::empty(
+              {piece}, torch::dtype(torch::kByte).device(torch::kCUDA)));
+          continue;
+        }
+      } catch (const c10::OutOfMemoryError&) {
+      }
+      piece /= 2;
+    }
+    return pieces;
+  }
+
   static int64_t FreeBytes() {
     return static_cast<int64_t>(MemoryOfGpu("cuda:0")->free_bytes);
   }
@@ -169,12 +186,11 @@ TEST_F(CudaForwardTest, CallsAtOnceGiveTheProbabilitiesOfCallsInTurn) {
 TEST_F(CudaForwardTest, FortyLoadsDoNotDisturbAModelAtWork) {
   const Model busy("cuda:0");
   const Results expected = busy.Classify(kMaxBatch);
-  std::atomic<bool> loading = true;
   float most = 0;
   int calls = 0;
   {
-    const std::jthread caller([&] {
-      for (; loading; ++calls) {
+    const std::jthread caller([&](const std::stop_token& stop) {
+      for (; !stop.stop_requested(); ++calls) {
         most = std::max(most,
                         LargestDifference(busy.Classify(kMaxBatch), expected));
       }
@@ -185,7 +201,6 @@ TEST_F(CudaForwardTest, FortyLoadsDoNotDisturbAModelAtWork) {
                             Results(expected.begin(), expected.begin() + 1)),
           1e-4);
     }
-    loading = false;
   }
   EXPECT_LT(most, 1e-4);
   EXPECT_GT(calls, 40);
@@ -228,9 +243,7 @@ TEST_F(CudaForwardTest, WhatCannotBeRecordedRunsWithoutAGraphAndSaysSo) {
 TEST_F(CudaForwardTest, FullGpuRefusesAModelAndServesOn) {
   const Model served("cuda:0");
   const Results expected = served.Classify(kMaxBatch);
-  const int64_t left = 32 << 20;
-  const torch::Tensor hog = torch::empty(
-      {FreeBytes() - left}, torch::dtype(torch::kByte).device(torch::kCUDA));
+  const std::vector<torch::Tensor> hog = FillAllBut(32 << 20);
   const TempDir dir;
   const auto weights =
       dir.Write("weights.safetensors",

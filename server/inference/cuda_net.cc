@@ -1,5 +1,9 @@
 #include "server/inference/cuda_net.h"
 
+#include <algorithm>
+#include <functional>
+#include <utility>
+
 #include "server/data/normalize.h"
 
 namespace finetune {
@@ -22,14 +26,16 @@ CudaNet::CudaNet(const FoldedResNet18& net, torch::Device device,
   shift_ = (-PerChannel(kImageMean) / std).to(device, torch::kFloat);
   conv1_ = Upload(net.conv1);
   for (const FoldedResNet18::Block& block : net.blocks) {
-    Block uploaded{.conv1 = Upload(block.conv1), .conv2 = Upload(block.conv2)};
+    FoldedLayer conv2 = block.conv2;
+    Block uploaded{.conv1 = Upload(block.conv1)};
     if (!block.downsample.weights.empty()) {
       uploaded.downsample = Upload(block.downsample);
-      // Added to the same sum, but without a kernel of its own.
-      uploaded.conv2.bias = (uploaded.conv2.bias.to(torch::kDouble) +
-                             uploaded.downsample.bias.to(torch::kDouble))
-                                .to(type);
+      // Part of the same sum, so that it needs no kernel of its own.
+      std::transform(conv2.bias.begin(), conv2.bias.end(),
+                     block.downsample.bias.begin(), conv2.bias.begin(),
+                     std::plus<>());
     }
+    uploaded.conv2 = Upload(conv2);
     blocks_.push_back(std::move(uploaded));
   }
   fc_ = Upload(net.fc);

@@ -29,7 +29,11 @@ ModelCache::ModelCache(uint64_t max_bytes, LoadFn load)
       load_(std::move(load)),
       loader_([this] { Work(); }) {}
 
-ModelCache::~ModelCache() { Shutdown(); }
+ModelCache::~ModelCache() {
+  Shutdown();
+  const MutexLock lock(mu_);
+  leaving_ = true;
+}
 
 void ModelCache::Get(const v1::Model& model, DoneFn done) {
   GetOrWait(model, kMaxWaiting, std::move(done));
@@ -102,11 +106,9 @@ void ModelCache::Drop(const v1::ModelRef& ref) {
 }
 
 void ModelCache::Shutdown() {
-  {
-    const MutexLock lock(mu_);
-    closing_ = true;
-  }
-  if (loader_.joinable()) loader_.join();
+  const MutexLock lock(mu_);
+  closing_ = true;
+  mu_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return closed_; });
 }
 
 ModelCache::Stats ModelCache::stats() const {
@@ -138,6 +140,9 @@ void ModelCache::Work() {
   for (const PendingLoad& load : left) {
     for (const DoneFn& done : load.waiting) done(ShuttingDownError());
   }
+  const MutexLock lock(mu_);
+  closed_ = true;
+  mu_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return leaving_; });
 }
 
 void ModelCache::RunFirstLoad(const v1::Model& model) {

@@ -69,7 +69,8 @@ class ModelCache {
   void Drop(const v1::ModelRef& ref) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Loads nothing more: ends the load that runs and answers all who wait.
-  // Idempotent, but not to be called twice at once.
+  // Idempotent. The loader's thread stays until this is destroyed: cuDNN's
+  // plans belong to the thread that made them, and models still answer.
   void Shutdown() ABSL_LOCKS_EXCLUDED(mu_);
 
   Stats stats() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -101,8 +102,10 @@ class ModelCache {
   const uint64_t max_bytes_;
   const LoadFn load_;
   mutable Mutex mu_;
-  bool closing_ ABSL_GUARDED_BY(mu_) = false;
-  Servables loaded_ ABSL_GUARDED_BY(mu_);  // The one used last is first.
+  bool closing_ ABSL_GUARDED_BY(mu_) = false;  // Shutdown was called,
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;   // the loader has done its part,
+  bool leaving_ ABSL_GUARDED_BY(mu_) = false;  // and is to end.
+  Servables loaded_ ABSL_GUARDED_BY(mu_);      // The one used last is first.
   // The first is being loaded.
   std::deque<PendingLoad> loads_ ABSL_GUARDED_BY(mu_);
   size_t waiting_ ABSL_GUARDED_BY(mu_) = 0;  // In all of loads_.

@@ -1,5 +1,6 @@
 #include "server/model/device.h"
 
+#include <exception>
 #include <memory>
 
 #include "ATen/DeviceAccelerator.h"
@@ -51,11 +52,11 @@ absl::Status CheckDevice(const std::string& device) try {
   return PreconditionError(
       "DEVICE", device,
       absl::StrCat(DeviceText(device), " computes wrong numbers"));
-} catch (const c10::Error& e) {
+} catch (const std::exception& e) {
   ForgetCudaError();
   return PreconditionError("DEVICE", device,
                            absl::StrCat(DeviceText(device), " cannot be used: ",
-                                        FirstLine(e.what_without_backtrace())));
+                                        FirstLine(e.what())));
 }
 
 void ForgetCudaError() {
@@ -66,7 +67,11 @@ void ForgetCudaError() {
 
 bool IsOutOfGpuMemory(absl::string_view what) {
   return absl::StrContains(what, "out of memory") ||
-         absl::StrContains(what, "STATUS_ALLOC_FAILED");
+         absl::StrContains(what, "STATUS_ALLOC_FAILED") ||
+         // PyTorch asks NVML for the words of the message, and MIG has no NVML.
+         absl::StrContains(what, "NVML_SUCCESS ==") ||
+         // cuDNN found no room for any kernel's workspace.
+         absl::StrContains(what, "unable to find an engine");
 }
 
 absl::string_view FirstLine(absl::string_view what) {
@@ -82,6 +87,7 @@ std::string DeviceText(const std::string& device) {
     return absl::StrCat(properties.name, " (", device, ", compute capability ",
                         properties.major, ".", properties.minor, ")");
   }
+  ForgetCudaError();
 #endif
   return device;
 }

@@ -51,6 +51,9 @@ TEST(DeviceTest, LackOfGpuMemoryIsKnownInAllItsWords) {
   EXPECT_TRUE(IsOutOfGpuMemory("CUDA error: out of memory"));
   EXPECT_TRUE(IsOutOfGpuMemory("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"));
   EXPECT_TRUE(IsOutOfGpuMemory("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"));
+  EXPECT_TRUE(IsOutOfGpuMemory("NVML_SUCCESS == r INTERNAL ASSERT FAILED"));
+  EXPECT_TRUE(IsOutOfGpuMemory(
+      "GET was unable to find an engine to execute this computation"));
   EXPECT_FALSE(IsOutOfGpuMemory("CUDA error: an illegal memory access"));
 }
 

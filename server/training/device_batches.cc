@@ -77,8 +77,9 @@ DeviceBatches::OnDevice DeviceBatches::Uploaded(const Batch& batch) {
   torch::Tensor pixels, labels;
   {
     const c10::StreamGuard on_copies(*copies_);
-    pixels = PixelsOf(batch).to(device_, /*non_blocking=*/true);
+    // First what is not pinned: that copy waits for what is before it.
     labels = LabelsOf(batch).to(device_, /*non_blocking=*/true);
+    pixels = PixelsOf(batch).to(device_, /*non_blocking=*/true);
     copied_->record(*copies_);
   }
   copied_->block(current);
