@@ -21,7 +21,8 @@ struct StateLimits {
 
 class StateFolder {
  public:
-  // Creates what is absent, and removes what a crash left half done.
+  // Creates what is absent, removes what a crash left half done, and moves what
+  // the database does not know to lost+found.
   // FAILED_PRECONDITION if another server uses the folder, until this dies.
   static absl::StatusOr<std::unique_ptr<StateFolder>> Open(
       const std::filesystem::path& path, const StateLimits& limits = {});

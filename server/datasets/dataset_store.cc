@@ -15,6 +15,7 @@
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "finetune/v1/job.pb.h"
+#include "server/state/set_aside.h"
 
 namespace finetune {
 namespace {
@@ -76,20 +77,23 @@ absl::Status DatasetStore::LoadTotals() {
 }
 
 absl::Status DatasetStore::DiscardLeftovers() {
-  std::vector<fs::path> leftovers;
+  std::vector<fs::path> leftovers, unknown;
   std::error_code error;
   for (fs::directory_iterator it(options_.dir, error), end; !error && it != end;
        it.increment(error)) {
     const std::string name = it->path().filename().native();
-    const bool is_unknown =
-        IsDatasetId(name) && absl::IsNotFound(Find(name).status());
-    if (is_unknown || absl::StartsWith(name, kIncoming) ||
-        absl::StartsWith(name, kTrash)) {
+    if (absl::StartsWith(name, kIncoming) || absl::StartsWith(name, kTrash)) {
       leftovers.push_back(it->path());
+    } else if (IsDatasetId(name) && absl::IsNotFound(Find(name).status())) {
+      unknown.push_back(it->path());
     }
   }
   if (error) return absl::ErrnoToStatus(error.value(), "list the data sets");
   for (const fs::path& path : leftovers) RETURN_IF_ERROR(Discard(path));
+  for (const fs::path& path : unknown) {
+    RETURN_IF_ERROR(SetAside(path, options_.dir.parent_path(),
+                             "the database knows no such data set"));
+  }
   return absl::OkStatus();
 }
 

@@ -1,16 +1,21 @@
 #include "server/jobs/job_runner.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <exception>
+#include <mutex>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "common/file.h"
 #include "common/status_macros.h"
 #include "server/jobs/job_changes.h"
+#include "server/state/set_aside.h"
 #include "spdlog/spdlog.h"
 
 namespace finetune {
@@ -19,7 +24,22 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMaxRestarts = 3;
+// Between two tries to start a trainer; doubled each time.
+constexpr absl::Duration kFirstDelay = absl::Milliseconds(100);
+constexpr absl::Duration kLongestDelay = absl::Seconds(10);
 constexpr char kCheckpointsDir[] = "checkpoints";
+constexpr char kDamaged[] = ".damaged";  // As Checkpoints has it.
+constexpr char kValidationPrefix[] = "validate-";
+
+// False if a stop was requested meanwhile.
+bool Sleep(absl::Duration duration, const std::stop_token& stop) {
+  std::mutex mu;
+  std::unique_lock lock(mu);
+  std::condition_variable_any never;
+  never.wait_for(lock, stop, absl::ToChronoMicroseconds(duration),
+                 [] { return false; });
+  return !stop.stop_requested();
+}
 
 void Warn(const absl::Status& status) {
   if (!status.ok()) spdlog::warn("{}", status.ToString());
@@ -46,7 +66,7 @@ absl::Status JobRunner::Run(const v1::FineTuneJob& job,
 absl::Status JobRunner::Train(const v1::FineTuneJob& job,
                               const std::stop_token& stop) {
   for (int restarts = job.trainer_restarts();; ++restarts) {
-    const absl::Status status = TrainOnce(job, stop);
+    const absl::Status status = TrainWhenPossible(job, stop);
     if (!absl::IsAborted(status) || stop.stop_requested()) return status;
     if (restarts >= kMaxRestarts) {
       return absl::InternalError(absl::StrCat(status.message(),
@@ -61,6 +81,27 @@ absl::Status JobRunner::Train(const v1::FineTuneJob& job,
                record);
       return absl::OkStatus();
     }));
+  }
+}
+
+absl::Status JobRunner::TrainWhenPossible(const v1::FineTuneJob& job,
+                                          const std::stop_token& stop) {
+  absl::Duration delay = kFirstDelay;
+  for (bool is_first = true;; is_first = false) {
+    const absl::Status status = TrainOnce(job, stop);
+    if (!absl::IsUnavailable(status)) return status;
+    if (is_first) {
+      Warn(status);
+      Warn(store_.Record(job.job_id(), [&](v1::FineTuneJob& record) {
+        AddEvent(absl::StrCat(status.message(), "; tried again until it can"),
+                 record);
+        return absl::OkStatus();
+      }));
+    }
+    if (!Sleep(delay, stop)) {
+      return absl::CancelledError("stopped before a trainer could be started");
+    }
+    delay = std::min(2 * delay, kLongestDelay);
   }
 }
 
@@ -112,14 +153,19 @@ void JobRunner::KeepNewestCheckpoint(const std::string& job_id) const {
        fs::directory_iterator(jobs_dir_ / job_id / kCheckpointsDir, ignored)) {
     checkpoints.push_back(entry.path());
   }
-  std::sort(checkpoints.begin(), checkpoints.end());  // Named by position.
+  // Named by position, the damaged ones first.
+  std::sort(checkpoints.begin(), checkpoints.end(),
+            [](const fs::path& a, const fs::path& b) {
+              return std::pair(a.extension() != kDamaged, a) <
+                     std::pair(b.extension() != kDamaged, b);
+            });
   if (!checkpoints.empty()) checkpoints.pop_back();
   for (const fs::path& old : checkpoints) fs::remove_all(old, ignored);
 }
 
 absl::StatusOr<v1::FineTuneJob> JobRunner::Validate(
     const JobRequest& request, const std::stop_token& stop) {
-  const std::string folder = absl::StrCat("validate-", NewJobId());
+  const std::string folder = absl::StrCat(kValidationPrefix, NewJobId());
   const absl::Cleanup clean_up = [&] { Forget(folder); };
   const fs::path dir = jobs_dir_ / folder;
   RETURN_IF_ERROR(MakeFolders(dir));
@@ -141,7 +187,8 @@ bool JobRunner::HasCheckpoint(const std::string& job_id) const {
   std::error_code ignored;
   for (const auto& entry :
        fs::directory_iterator(jobs_dir_ / job_id / kCheckpointsDir, ignored)) {
-    if (entry.path().extension() != ".tmp") return true;
+    const fs::path kind = entry.path().extension();
+    if (kind != ".tmp" && kind != kDamaged) return true;
   }
   return false;
 }
@@ -152,11 +199,22 @@ void JobRunner::Forget(const std::string& job_id) {
   if (error) spdlog::warn("remove job {}: {}", job_id, error.message());
 }
 
-void JobRunner::ForgetStrangers() {
+void JobRunner::SetAsideUnknown() {
+  std::vector<std::string> unknown;
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(jobs_dir_, ignored)) {
     const std::string name = entry.path().filename();
-    if (absl::IsNotFound(store_.Get(name).status())) Forget(name);
+    if (absl::IsNotFound(store_.Get(name).status())) unknown.push_back(name);
+  }
+  for (const std::string& name : unknown) {
+    if (absl::StartsWith(name, kValidationPrefix)) {
+      Forget(name);
+      continue;
+    }
+    const absl::Status moved =
+        SetAside(jobs_dir_ / name, jobs_dir_.parent_path(),
+                 "the database knows no such job");
+    if (!moved.ok()) spdlog::error("set aside: {}", moved.ToString());
   }
 }
 

@@ -18,8 +18,8 @@
 namespace finetune {
 
 // Trains one model in `job_dir`, going on from its checkpoints. ABORTED if the
-// trainer died, which is worth another try; see RunTrainer in
-// trainer_process.h.
+// trainer died, which is worth another try, and UNAVAILABLE if it could not be
+// started for now; see RunTrainer in trainer_process.h.
 using EventFn = std::function<void(const trainer::TrainerEvent&)>;
 using TrainFn = std::function<absl::Status(
     const std::filesystem::path& job_dir, const trainer::TrainerSpec& spec,
@@ -55,7 +55,8 @@ class JobRunner {
   // CANCELLED, and a checkpoint lies there to go on from.
   //
   // A trainer that dies is started again from its last checkpoint, three times
-  // in all; then INTERNAL with the reason.
+  // in all; then INTERNAL with the reason. One that cannot be started, for want
+  // of descriptors, processes or memory, is tried again until it can.
   absl::Status Run(const v1::FineTuneJob& job, const std::stop_token& stop);
 
   // Scans the data set and returns the job with what was found; leaves nothing
@@ -69,11 +70,15 @@ class JobRunner {
   // Removes the job's folder.
   void Forget(const std::string& job_id);
 
-  // Forgets all that the store does not know.
-  void ForgetStrangers();
+  // Moves the folders of jobs that the store does not know to lost+found.
+  // Those that validations left are removed.
+  void SetAsideUnknown();
 
  private:
   absl::Status Train(const v1::FineTuneJob& job, const std::stop_token& stop);
+  // Waits while no trainer can be started, which is no fault of the job's.
+  absl::Status TrainWhenPossible(const v1::FineTuneJob& job,
+                                 const std::stop_token& stop);
   absl::Status TrainOnce(const v1::FineTuneJob& job,
                          const std::stop_token& stop);
   void KeepNewestCheckpoint(const std::string& job_id) const;

@@ -65,7 +65,7 @@ void Scheduler::Recover() {
     }
   }
   NumberQueue();
-  runner_.ForgetStrangers();
+  runner_.SetAsideUnknown();
 }
 
 absl::Status Scheduler::CheckRoom() const {

@@ -188,6 +188,30 @@ TEST_F(SchedulerTest, TrainerThatDiesIsStartedAgainThreeTimes) {
   EXPECT_EQ(starts, 4);
 }
 
+TEST_F(SchedulerTest, TrainerThatCannotBeStartedForNowIsNoFaultOfTheJob) {
+  int starts = 0;
+  Start([&](const auto&, const auto&, const auto&, const auto&) {
+    return ++starts < 3 ? absl::UnavailableError("Too many open files")
+                        : absl::OkStatus();
+  });
+  const v1::FineTuneJob end = WaitForEnd(*store_, Submit());
+  EXPECT_EQ(end.state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(end.trainer_restarts(), 0);
+  ASSERT_EQ(end.events_size(), 1);
+  EXPECT_THAT(end.events(0).message(), HasSubstr("Too many open files"));
+}
+
+TEST_F(SchedulerTest, JobThatWaitsForATrainerCanBeCancelled) {
+  Start([&](const auto&, const auto&, const auto&, const auto&) {
+    return absl::UnavailableError("no processes left");
+  });
+  const std::string job = Submit();
+  WaitUntil(*store_, job,
+            [](const auto& record) { return record.events_size() > 0; });
+  EXPECT_THAT(scheduler_->Cancel(job), IsOk());
+  EXPECT_EQ(WaitForEnd(*store_, job).state(), v1::JOB_STATE_CANCELLED);
+}
+
 TEST_F(SchedulerTest, TrainerThatDiesOnceSucceedsInTheEnd) {
   int starts = 0;
   Start([&](const auto&, const auto&, const auto&, const auto&) {
@@ -378,6 +402,8 @@ TEST_F(SchedulerTest, FoldersOfJobsThatAreNotKnownAreRemoved) {
   dir_.Write("jobs/ft-stranger/checkpoints/step-1/x", "");
   Start(Instant);
   EXPECT_FALSE(std::filesystem::exists(dir_.path() / "jobs/ft-stranger"));
+  EXPECT_TRUE(std::filesystem::exists(
+      dir_.path() / "lost+found/jobs-ft-stranger/checkpoints/step-1/x"));
 }
 
 TEST_F(SchedulerTest, OldestEndedJobIsForgottenWithItsFolder) {

@@ -15,6 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/file.h"
 #include "common/mutex.h"
@@ -28,6 +29,22 @@ namespace {
 
 constexpr uintmax_t kMaxLogBytes = 10 << 20;  // Of earlier runs of a job.
 constexpr absl::Duration kGrace = absl::Seconds(10);  // SIGTERM to SIGKILL.
+
+// Whether the process, and the machine, have one left right now.
+bool HasDescriptors() {
+  const int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  close(fd);
+  return true;
+}
+
+// UNAVAILABLE where the lack that `error` tells of may pass.
+absl::Status StartError(int error, absl::string_view what) {
+  const absl::Status status = absl::ErrnoToStatus(error, what);
+  const bool may_pass =
+      error == EMFILE || error == ENFILE || error == EAGAIN || error == ENOMEM;
+  return may_pass ? absl::UnavailableError(status.message()) : status;
+}
 
 // A child that is running or not yet reaped, so that its pid is its own.
 class Child {
@@ -102,9 +119,8 @@ absl::StatusOr<pid_t> Spawn(const std::filesystem::path& binary,
       posix_spawn(&pid, binary.c_str(), &actions, &attributes, argv, environ);
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) {
-    return absl::ErrnoToStatus(error, absl::StrCat("start ", binary.native()));
-  }
+  if (error != 0)
+    return StartError(error, absl::StrCat("start ", binary.native()));
   return pid;
 }
 
@@ -148,10 +164,14 @@ absl::Status RunTrainer(const std::filesystem::path& binary,
                         const trainer::TrainerSpec& spec,
                         const EventFn& on_event, const std::stop_token& stop,
                         int standard_input) {
-  RETURN_IF_ERROR(
-      WriteFileAtomically(job_dir / "spec", spec.SerializeAsString()));
+  const absl::Status written =
+      WriteFileAtomically(job_dir / "spec", spec.SerializeAsString());
+  if (!written.ok()) {
+    return HasDescriptors() ? written
+                            : absl::UnavailableError(written.message());
+  }
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe");
+  if (pipe2(ends, O_CLOEXEC) != 0) return StartError(errno, "pipe");
   const absl::Cleanup close_in = [&] { close(ends[0]); };
   const absl::StatusOr<pid_t> pid =
       Spawn(binary, job_dir, standard_input, ends[1]);

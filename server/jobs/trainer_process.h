@@ -19,8 +19,10 @@ namespace finetune {
 // different folders.
 //
 // OK if the trainer said `done` and exited with 0. Else the error it reported;
-// or CANCELLED if it was stopped: a stop request sends it SIGTERM, and SIGKILL
-// ten seconds later; or ABORTED that says how it died and where its log is.
+// or UNAVAILABLE if it could not be started for want of descriptors, memory or
+// processes, which may pass; or CANCELLED if it was stopped: a stop request
+// sends it SIGTERM, and SIGKILL ten seconds later; or ABORTED that says how it
+// died and where its log is.
 absl::Status RunTrainer(const std::filesystem::path& binary,
                         const std::filesystem::path& job_dir,
                         const trainer::TrainerSpec& spec,

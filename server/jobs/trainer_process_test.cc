@@ -1,5 +1,7 @@
 #include "server/jobs/trainer_process.h"
 
+#include <sys/resource.h>
+
 #include <filesystem>
 #include <sstream>
 #include <string>
@@ -121,6 +123,22 @@ TEST_F(TrainerProcessTest, StopRequestTerminatesTheTrainer) {
       [&](const trainer::TrainerEvent&) { stop.request_stop(); },
       stop.get_token());
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kCancelled));
+}
+
+TEST_F(TrainerProcessTest, WithoutDescriptorsItCannotBeStartedForNow) {
+  const auto script = Script("cat " + Events({Done()}));
+  const auto run = [&] {
+    return RunTrainer(script, dir_.path(), trainer::TrainerSpec(),
+                      [](const auto&) {}, {});
+  };
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit none = {.rlim_cur = 3, .rlim_max = limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const absl::Status starved = run();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_THAT(starved, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(run(), IsOk());
 }
 
 TEST_F(TrainerProcessTest, MissingBinaryIsAnError) {

@@ -123,13 +123,16 @@ void ModelRegistry::Adopt(const v1::Model& model, bool promote) {
                     ModelRefText(model.ref()), promotion.status().ToString());
     }
   }
-  const MutexLock lock(mu_);
-  v1::Model& known = models_[{name, model.ref().version()}];
-  known = model;
-  known.clear_promoted();
-  if (promotion.ok() && models_.contains({name, promotion->version})) {
-    promoted_[name] = *promotion;
+  {
+    const MutexLock lock(mu_);
+    v1::Model& known = models_[{name, model.ref().version()}];
+    known = model;
+    known.clear_promoted();
+    if (promotion.ok() && models_.contains({name, promotion->version})) {
+      promoted_[name] = *promotion;
+    }
   }
+  if (promote) WritePromotions();
 }
 
 absl::StatusOr<ModelRegistry::Promotion> ModelRegistry::ReadPromotion(
@@ -156,11 +159,15 @@ absl::StatusOr<v1::Model> ModelRegistry::Promote(const v1::ModelRef& ref) {
       }));
   const MutexLock change(change_mu_);
   ASSIGN_OR_RETURN(const Promotion promotion, ReadPromotion(ref.name()));
-  const MutexLock lock(mu_);
-  // One that is being published is seen with its own adoption.
-  if (models_.contains({ref.name(), promotion.version})) {
-    promoted_[ref.name()] = promotion;
+  {
+    const MutexLock lock(mu_);
+    // One that is being published is seen with its own adoption.
+    if (models_.contains({ref.name(), promotion.version})) {
+      promoted_[ref.name()] = promotion;
+    }
   }
+  WritePromotions();
+  const MutexLock lock(mu_);
   const auto it = models_.find({ref.name(), ref.version()});
   if (it == models_.end()) return NoSuchModelError(ref);
   return Copy(it->second);

@@ -113,8 +113,13 @@ class ModelRegistry {
   absl::Status ReadRows() ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<Key> VersionsOnDisk() const;
   absl::Status TakeIn(const std::vector<Key>& versions);
-  void RemoveStrangers(const std::vector<Key>& versions)
+  void SetAsideUnknown(const std::vector<Key>& versions)
       ABSL_LOCKS_EXCLUDED(mu_);
+  // In the order in which they were made.
+  absl::StatusOr<std::vector<v1::ModelRef>> ReadPromotions() const;
+
+  // Keeps models/PROMOTED true: what a new database takes the models in by.
+  void WritePromotions() const ABSL_LOCKS_EXCLUDED(mu_);
 
   std::vector<int64_t> VersionsOf(const std::string& name) const;
   absl::StatusOr<int64_t> NextVersion(const std::string& name) const

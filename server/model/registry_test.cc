@@ -168,9 +168,42 @@ TEST_F(ModelRegistryTest, ModelsAreTakenInWhereTheDatabaseIsLost) {
   EXPECT_EQ(registry->Resolve(Ref("cats"))->labels(0), "new");
   EXPECT_EQ(registry->Resolve(Ref("cats", 1))->labels(0), "old");
   EXPECT_TRUE(fs::exists(dir_.path() / "models/cats/3.unreadable/model.json"));
-  registry = Open();  // Strangers go only after all was taken in.
+  registry = Open();
   EXPECT_EQ(registry->Resolve(Ref("cats", 1))->labels(0), "old");
   EXPECT_EQ(Publish(*registry, "cats", "next").ref().version(), 3);
+}
+
+TEST_F(ModelRegistryTest, ALostDatabaseTakesModelsInAsTheyWerePromoted) {
+  {
+    auto registry = Open();
+    Publish(*registry, "dogs", "dog");
+    Publish(*registry, "cats", "old");
+    Publish(*registry, "cats", "new");
+    Publish(*registry, "birds", "held", /*promote=*/false);
+    EXPECT_THAT(registry->Promote(Ref("cats", 1)), IsOk());
+    EXPECT_THAT(registry->Promote(Ref("dogs", 1)), IsOk());
+  }
+  database_.reset();
+  fs::remove(dir_.path() / "db");
+  auto registry = Open();
+  EXPECT_EQ(registry->Resolve(Ref("cats"))->labels(0), "old");
+  EXPECT_EQ(registry->Resolve(Ref(""))->labels(0), "dog");
+  EXPECT_THAT(registry->Resolve(Ref("birds")),
+              StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_EQ(registry->Resolve(Ref("birds", 1))->labels(0), "held");
+}
+
+TEST_F(ModelRegistryTest, ModelThatAnOlderDatabaseDoesNotKnowIsKept) {
+  Publish(*Open(), "cats", "old");
+  database_.reset();
+  fs::copy_file(dir_.path() / "db", dir_.path() / "yesterday");
+  Publish(*Open(), "cats", "new");
+  database_.reset();
+  fs::rename(dir_.path() / "yesterday", dir_.path() / "db");
+  auto registry = Open();
+  EXPECT_EQ(registry->Resolve(Ref("cats"))->labels(0), "old");
+  EXPECT_TRUE(
+      fs::exists(dir_.path() / "lost+found/models-cats-2/weights.safetensors"));
 }
 
 TEST_F(ModelRegistryTest, PromotingIsSeenAtOnceAndAfterARestart) {

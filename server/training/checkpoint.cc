@@ -23,6 +23,7 @@ using trainer::CheckpointState;
 constexpr char kWeights[] = "weights.safetensors";
 constexpr char kOptimizer[] = "optimizer.safetensors";
 constexpr char kBest[] = "best.safetensors";
+constexpr char kDamaged[] = ".damaged";
 constexpr char kState[] = "state.pb";
 constexpr char kStateHash[] = "state.sha256";
 
@@ -38,7 +39,8 @@ std::string NameOf(const CheckpointState& state) {
 }
 
 bool IsName(const std::string& name) {
-  return name.starts_with("epochs-") && !name.ends_with(".tmp");
+  return name.starts_with("epochs-") && !name.ends_with(".tmp") &&
+         !name.ends_with(kDamaged);
 }
 
 bool WeightsAreTheBest(const CheckpointState& state) {
@@ -139,6 +141,20 @@ void Remove(const fs::path& path) {
   }
 }
 
+// Other errors, of a disk or of a process that has no descriptors left, pass.
+bool ProvesDamage(const absl::Status& status) {
+  return absl::IsDataLoss(status) || absl::IsInvalidArgument(status);
+}
+
+// Returns its new name.
+std::string SetAsideDamaged(const fs::path& folder) {
+  const fs::path to = folder.native() + kDamaged;
+  std::error_code error;
+  fs::remove_all(to, error);  // An earlier one of the same position.
+  fs::rename(folder, to, error);
+  return to.filename();
+}
+
 // Renamed first: half of one must not be taken for a checkpoint.
 void RemoveCheckpoint(const fs::path& folder) {
   const fs::path removed = folder.native() + ".tmp";
@@ -184,11 +200,12 @@ absl::StatusOr<Checkpoints::Restored> Checkpoints::Restore(
         state.ok() ? Load(folder, *state, net, sgd) : state.status();
     if (restored.ok()) {
       for (; names_.size() > kept; names_.pop_back()) {
-        RemoveCheckpoint(dir_ / names_.back());
+        restored->set_aside.push_back(SetAsideDamaged(dir_ / names_.back()));
       }
       newest_ = *state;
       return restored;
     }
+    if (!ProvesDamage(restored.status())) return restored.status();
     std::cerr << "the checkpoint " << folder.native()
               << " is damaged: " << restored.status().message() << std::endl;
     if (newest_fault.empty())

@@ -37,6 +37,8 @@ class Checkpoints {
   struct Restored {
     trainer::CheckpointState state;
     StateDict best;  // Empty where no epoch is done.
+    std::vector<std::string>
+        set_aside;  // Names of damaged ones that are newer.
   };
 
   // Makes `dir` where it is absent, and removes what a killed process left
@@ -46,11 +48,13 @@ class Checkpoints {
   bool empty() const { return names_.empty(); }
 
   // Puts the newest checkpoint into `net`, laid out as it will be trained, and
-  // its optimizer. One that is damaged is named on standard error, removed,
-  // and the one before taken: training from there gives the same bits. Reads
-  // at most a little more than the tensors' own bytes, and 64 MiB of state.
+  // its optimizer. One that is damaged, by its hashes or the tensors' shapes,
+  // is named on standard error, renamed to <name>.damaged, and the one before
+  // taken: training from there gives the same bits. Reads at most a little more
+  // than the tensors' own bytes, and 64 MiB of state.
   //
-  // DATA_LOSS if none can be read; all are then left as they are.
+  // DATA_LOSS if all are damaged; what reading one gives otherwise, which may
+  // pass. All are then left as they are.
   // FAILED_PRECONDITION if it is of other hyper-parameters, or of a data set
   // with another digest. In both cases `net` and `sgd` are of no use.
   // REQUIRES: !empty().

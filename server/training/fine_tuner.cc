@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "server/data/loader.h"
@@ -123,6 +124,10 @@ absl::Status FineTuner::Resume() {
   sums_ = Sums(device_, state.loss_sum(), state.correct(), state.images());
   best_ = std::move(restored.best);
   resumed_ = PositionText(state);
+  if (!restored.set_aside.empty()) {
+    absl::StrAppend(&resumed_, " (damaged, and set aside: ",
+                    absl::StrJoin(restored.set_aside, ", "), ")");
+  }
   return absl::OkStatus();
 }
 

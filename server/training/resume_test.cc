@@ -176,7 +176,9 @@ TEST_F(ResumeTest, WithDamagedNewestCheckpointItEndsWithTheSameBits) {
       1000);
   const auto result = Train(spec, INT_MAX, Ending::kStopped);
   ASSERT_THAT(result, IsOk());
-  EXPECT_EQ(resumed_, "epoch 2, step 0 of 2");
+  EXPECT_EQ(resumed_,
+            "epoch 2, step 0 of 2 (damaged, and set aside: "
+            "epochs-0001-steps-00000001.damaged)");
   ExpectEqual(OutcomeOf(*result, checkpoints_.path()), expected);
 }
 
