@@ -15,7 +15,7 @@ client_libraries=(
 libraries=(
   "${client_libraries[@]}"
   libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
-  libturbojpeg0-dev libspdlog-dev libsqlite3-dev zlib1g-dev
+  libjpeg62-turbo-dev libspdlog-dev libsqlite3-dev zlib1g-dev
   libdnnl-dev libonnx-dev prometheus-cpp-dev
 )
 tools=(
@@ -68,9 +68,9 @@ group=${1:-build}
 }
 command -v apt-get >/dev/null ||
   fail "no apt-get here; install by hand: ${libraries[*]} ${tools[*]} ${test_tools[*]}"
-# Where TurboJPEG's headers have the other of their two names.
-if installed libturbojpeg-dev; then
-  libraries=("${libraries[@]/#libturbojpeg0-dev/libturbojpeg-dev}")
+# Where libjpeg-turbo's headers have the other of their two names: Ubuntu.
+if installed libjpeg-turbo8-dev; then
+  libraries=("${libraries[@]/#libjpeg62-turbo-dev/libjpeg-turbo8-dev}")
 fi
 if [[ $group == build ]] &&
   all_installed "${libraries[@]}" "${tools[@]}" "${test_tools[@]}" \
@@ -80,8 +80,8 @@ fi
 
 echo "installing system packages"
 as_root apt-get update -qq
-if ! apt-cache show libturbojpeg0-dev >/dev/null 2>&1; then
-  libraries=("${libraries[@]/#libturbojpeg0-dev/libturbojpeg-dev}")
+if ! apt-cache show libjpeg62-turbo-dev >/dev/null 2>&1; then
+  libraries=("${libraries[@]/#libjpeg62-turbo-dev/libjpeg-turbo8-dev}")
 fi
 case $group in
   build)

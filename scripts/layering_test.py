@@ -53,7 +53,7 @@ CAGES = {
          "server/inference/cuda_", "server/inference/fold_resnet18",
          "server/torch_pch", "server/trainer_main"]),
     "OpenCV": (["opencv2/"], ["server/data/"]),
-    "TurboJPEG": (["turbojpeg.h"], ["server/data/"]),
+    "libjpeg": (["jpeglib.h", "jerror.h"], ["server/data/decode_jpeg"]),
     # Another version's headers lie among LibTorch's.
     "oneDNN": (["dnnl"], ["server/inference/onednn"]),
     "SQLite": (["sqlite3.h"], ["server/state/"]),

@@ -10,10 +10,10 @@ set -euo pipefail
 [[ $# -eq 2 ]] || { echo "usage: sdk.sh OUT LIB_DIR" >&2; exit 2; }
 out=$1 lib=$2
 packages=(libabsl-dev libprotobuf-dev protobuf-compiler libssl-dev libdnnl-dev
-  libturbojpeg0-dev nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev
+  libjpeg62-turbo-dev nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev
   libbenchmark-dev)
-dpkg-query --status libturbojpeg0-dev >/dev/null 2>&1 ||
-  packages=("${packages[@]/libturbojpeg0-dev/libturbojpeg-dev}")
+dpkg-query --status libjpeg62-turbo-dev >/dev/null 2>&1 ||
+  packages=("${packages[@]/libjpeg62-turbo-dev/libjpeg-turbo8-dev}")
 
 wanted='^/usr/(include|lib/x86_64-linux-gnu|share/cmake|bin/protoc)'
 mkdir -p "$out"

@@ -3,8 +3,9 @@
 // is dropped, 16-bit colours lose their lower 8 bits and 16-bit grey is cut off
 // at 255, CMYK is converted by Pillow's formula, and EXIF rotation is ignored.
 //
-// JPEG goes to libjpeg-turbo itself, because OpenCV neither tells of a
-// truncated file nor converts CMYK as Pillow does; all else to OpenCV.
+// JPEG goes to libjpeg-turbo itself (decode_jpeg.h), because OpenCV neither
+// tells of a truncated file nor converts CMYK as Pillow does; all else to
+// OpenCV.
 
 #ifndef SERVER_DATA_DECODE_H_
 #define SERVER_DATA_DECODE_H_
@@ -40,9 +41,9 @@ struct DecodeLimits {
 
 // Thread-safe. Does not throw.
 //
-// INVALID_ARGUMENT if `bytes` are not a JPEG, PNG, WebP or BMP image, are
-// truncated or corrupt beyond decoding, or hold more than `max_pixels` or one
-// side more than 100 times the other.
+// INVALID_ARGUMENT if `bytes` are not a JPEG, PNG, WebP or BMP image (the
+// message says what they look like), are truncated or corrupt beyond decoding,
+// or hold more than `max_pixels` or one side more than 100 times the other.
 absl::StatusOr<RgbImage> DecodeRgb(absl::string_view bytes,
                                    const DecodeLimits& limits);
 

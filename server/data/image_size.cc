@@ -3,9 +3,12 @@
 #include <cstdlib>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 namespace finetune {
 namespace {
+
+constexpr int64_t kMaxAspect = 100;
 
 // Unsigned integer of `count` bytes at `at`; the caller has checked the length.
 uint32_t LittleEndian(absl::string_view bytes, size_t at, size_t count) {
@@ -58,6 +61,24 @@ std::optional<ImageSize> WebpSize(absl::string_view bytes) {
 }
 
 }  // namespace
+
+absl::Status CheckSize(const ImageSize& size, int64_t max_pixels) {
+  if (size.width <= 0 || size.height <= 0) {
+    return absl::InvalidArgumentError("the image has no pixels");
+  }
+  if (size.width > max_pixels / size.height) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(size.width, " x ", size.height,
+                     " pixels are more than the limit of ", max_pixels));
+  }
+  if (size.width > kMaxAspect * size.height ||
+      size.height > kMaxAspect * size.width) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(size.width, " x ", size.height,
+                     " pixels: one side is over 100 times the other"));
+  }
+  return absl::OkStatus();
+}
 
 bool IsJpeg(absl::string_view bytes) {
   return absl::StartsWith(bytes, "\xff\xd8\xff");

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
 namespace finetune {
@@ -15,6 +16,10 @@ struct ImageSize {
   int64_t width = 0;
   int64_t height = 0;
 };
+
+// INVALID_ARGUMENT if `size` has no pixels, more than `max_pixels`, or one side
+// more than 100 times the other.
+absl::Status CheckSize(const ImageSize& size, int64_t max_pixels);
 
 bool IsJpeg(absl::string_view bytes);
 

@@ -30,6 +30,8 @@ struct PickleValue {
     kDict,     // items: key, value, key, value, ...
     kStorage,  // items: type, key, location, size.
     kTensor,   // tensor.
+    kCall,     // text: what a call that is not known would have called.
+    kObject,   // text: the class, "module name", of an object.
   };
   Kind kind = Kind::kOther;
   int64_t number = 0;
@@ -53,16 +55,23 @@ class PickleMachine {
       : input_(input), call_(std::move(call)) {}
 
   // Runs one pickle, and advances the input past it. The value it leaves lives
-  // as long as the machine. INVALID_ARGUMENT if it is malformed, holds more
-  // than 100,000 values, or `call` refuses.
+  // as long as the machine. What is added to a kCall, kObject or kOther, such
+  // as the items of a set, is dropped. INVALID_ARGUMENT if it is malformed,
+  // holds more than 100,000 values, or `call` refuses.
   absl::StatusOr<const PickleValue*> Run();
+
+  // The storages that the pickle names, in order; with repeats.
+  const std::vector<const PickleValue*>& storages() const { return storages_; }
 
  private:
   absl::Status Step(uint8_t opcode, bool& stopped);
   absl::Status StepConstant(uint8_t opcode, bool& known);
+  absl::Status StepBytes(uint8_t opcode, bool& known);
   absl::Status StepContainer(uint8_t opcode, bool& known);
+  absl::Status StepSet(uint8_t opcode, bool& known);
   absl::Status StepMemo(uint8_t opcode, bool& known);
   absl::Status StepCall(uint8_t opcode, bool& known);
+  absl::Status StepObject(uint8_t opcode, bool& known);
 
   absl::StatusOr<absl::string_view> Take(size_t n);
   absl::StatusOr<uint64_t> TakeUnsigned(size_t bytes);
@@ -72,7 +81,12 @@ class PickleMachine {
   absl::StatusOr<PickleValue*> Pop();
   absl::StatusOr<std::vector<const PickleValue*>> PopToMark();
   absl::Status PushText(PickleValue::Kind kind, size_t length_bytes);
+  absl::Status PushInteger(size_t bytes);
+  absl::Status PushLong(size_t length_bytes);
   absl::Status PushTuple(size_t n);
+  absl::Status PushPersistent();
+  absl::Status PushObject(size_t arguments);
+  absl::Status Reduce();
   absl::Status Extend(std::vector<const PickleValue*> items,
                       PickleValue::Kind into);
   absl::Status Memoize(uint64_t index);
@@ -83,6 +97,7 @@ class PickleMachine {
   std::deque<PickleValue> values_;
   std::vector<PickleValue*> stack_;  // nullptr is a mark.
   std::map<uint64_t, PickleValue*> memo_;
+  std::vector<const PickleValue*> storages_;
 };
 
 }  // namespace finetune

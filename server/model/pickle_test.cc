@@ -3,12 +3,14 @@
 #include "common/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/model/testing/pickle_writer.h"
 
 namespace finetune {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::PickleWriter;
 using testing::StatusIs;
 
 // A short pickle, by protocol 2: {"w": _rebuild_tensor_v2(storage, offset,
@@ -34,7 +36,9 @@ std::string OneTensor(char offset, char size, char stride, char elements) {
 
 absl::StatusOr<std::vector<PickledTensor>> Read(const std::string& pickle) {
   absl::string_view rest = pickle;
-  return ConsumeStateDictPickle(rest);
+  auto state = ConsumeStateDictPickle(rest);
+  if (!state.ok()) return state.status();
+  return state->tensors;
 }
 
 TEST(PickleTest, ReadsATensor) {
@@ -99,6 +103,60 @@ TEST(PickleTest, WhatIsNoStateDictIsSaidToBeNone) {
   const auto list = Read("\x80\x02].");
   EXPECT_THAT(std::string(list.status().message()),
               HasSubstr("not a state_dict"));
+}
+
+TEST(PickleTest, EntryThatIsNoTensorIsNamed) {
+  const PickleWriter p;
+  const auto entry = [&](const std::string& value) {
+    return std::string(
+        Read(p.Whole(p.Dict({{"fc.bias", value}}))).status().message());
+  };
+  EXPECT_THAT(entry(p.Number(7)), HasSubstr("\"fc.bias\" is no tensor"));
+  EXPECT_THAT(entry(p.Object(p.Global("a", "B"))),
+              HasSubstr("\"fc.bias\" is no tensor"));
+  EXPECT_THAT(entry(p.Call(p.Global("os", "system"), {p.Text("boom")})),
+              HasSubstr("for \"fc.bias\" the pickle would call \"os system\""));
+}
+
+// torch.save writes these for tensors and parameters that have attributes.
+TEST(PickleTest, TensorsWithAttributesAreRead) {
+  const PickleWriter p;
+  const std::string function = p.Global("torch._utils", "_rebuild_tensor_v2");
+  const std::string storage =
+      p.Tuple({p.Text("storage"), p.Global("torch", "FloatStorage"),
+               p.Text("0"), p.Text("cpu"), p.Number(2)}) +
+      "Q";
+  const std::string tensor =
+      p.Call(p.Global("torch._tensor", "_rebuild_from_type_v2"),
+             {function, p.Global("torch", "Tensor"),
+              p.Tuple({storage, p.Number(0), p.Numbers({2}), p.Numbers({1})}),
+              p.Dict({})});
+  const std::string parameter =
+      p.Call(p.Global("torch._utils", "_rebuild_parameter_with_state"),
+             {p.Vector("1", "FloatStorage", 3), "\x88"});
+  const auto tensors = Read(p.Whole(p.Dict({{"a", tensor}, {"b", parameter}})));
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  ASSERT_EQ(tensors->size(), 2u);
+  EXPECT_EQ((*tensors)[0].storage_size, 2);
+  EXPECT_EQ((*tensors)[1].storage_size, 3);
+}
+
+TEST(PickleTest, OrderedDictOfPython2IsRead) {
+  const PickleWriter p;
+  const std::string pair =
+      p.List({p.Text("w"), p.Vector("0", "FloatStorage", 3)});
+  const auto tensors = Read(p.Whole(
+      p.Call(p.Global("collections", "OrderedDict"), {p.List({pair})})));
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  ASSERT_EQ(tensors->size(), 1u);
+  EXPECT_EQ((*tensors)[0].name, "w");
+}
+
+// {"state_dict": itself}
+TEST(PickleTest, DictionaryThatHoldsItselfIsRefused) {
+  const PickleWriter p;
+  EXPECT_THAT(Read(p.Whole("}q\x01" + p.Text("state_dict") + "h\x01s")),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 }  // namespace

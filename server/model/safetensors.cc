@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "server/model/safetensors_view.h"
@@ -25,7 +26,7 @@ torch::ScalarType TypeNamed(const std::string& name) {
 
 }  // namespace
 
-absl::StatusOr<StateDict> ParseSafetensors(absl::string_view bytes) {
+absl::StatusOr<StateDict> ParseSafetensors(absl::string_view bytes) try {
   ASSIGN_OR_RETURN(const auto views, ViewSafetensors(bytes));
   StateDict state;
   for (const auto& [name, view] : views) {
@@ -36,6 +37,9 @@ absl::StatusOr<StateDict> ParseSafetensors(absl::string_view bytes) {
     state[name] = tensor;
   }
   return state;
+} catch (const c10::Error& e) {  // Of an empty shape whose strides overflow.
+  return absl::InvalidArgumentError(
+      absl::StrCat("malformed tensor: ", e.what_without_backtrace()));
 }
 
 std::string SerializeSafetensors(const StateDict& state) {

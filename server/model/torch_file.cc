@@ -27,15 +27,41 @@ std::optional<torch::ScalarType> TypeOfStorage(absl::string_view name) {
   if (name == "BFloat16Storage") return torch::kBFloat16;
   if (name == "LongStorage") return torch::kInt64;
   if (name == "IntStorage") return torch::kInt32;
+  if (name == "ShortStorage") return torch::kInt16;
+  if (name == "CharStorage") return torch::kInt8;
+  if (name == "ByteStorage" || name == "UntypedStorage") return torch::kUInt8;
+  if (name == "BoolStorage") return torch::kBool;
+  if (name == "ComplexFloatStorage") return torch::kComplexFloat;
+  if (name == "ComplexDoubleStorage") return torch::kComplexDouble;
   return std::nullopt;
 }
+
+// What a file may grow by when it is read: records may be compressed, and
+// tensors repeat elements. A ResNet18 has 45 MB.
+constexpr uint64_t kMaxGrowth = 256 << 20;
 
 // The bytes of a storage, by key; must hold at least as many as are asked for.
 using StorageFn = std::function<absl::StatusOr<absl::string_view>(
     const std::string& key, uint64_t bytes)>;
 
+// At most `limit` + 1, so that no product overflows.
+uint64_t ElementsOf(const PickledTensor& tensor, uint64_t limit) {
+  uint64_t elements = 1;
+  for (const int64_t size : tensor.sizes) {
+    if (size == 0) return 0;
+  }
+  for (const int64_t size : tensor.sizes) {
+    if (elements > limit / size) return limit + 1;
+    elements *= size;
+  }
+  return elements;
+}
+
+// `budget`: bytes that all tensors together may have. They may have more than
+// the file, since a view may repeat elements and several may share a storage.
 absl::StatusOr<StateDict> BuildTensors(
-    const std::vector<PickledTensor>& pickled, const StorageFn& storage) {
+    const std::vector<PickledTensor>& pickled, uint64_t budget,
+    const StorageFn& storage) {
   StateDict state;
   for (const PickledTensor& tensor : pickled) {
     const auto type = TypeOfStorage(tensor.storage_type);
@@ -44,16 +70,16 @@ absl::StatusOr<StateDict> BuildTensors(
           absl::StrCat(tensor.name, " is of an unsupported type, ",
                        tensor.storage_type.substr(0, 100)));
     }
-    const uint64_t bytes = tensor.storage_size * torch::elementSize(*type);
-    ASSIGN_OR_RETURN(const absl::string_view data,
-                     storage(tensor.storage_key, bytes));
-    // A view may repeat elements (stride 0) and so be larger than its storage.
-    __extension__ unsigned __int128 elements = 1;
-    for (const int64_t size : tensor.sizes) elements *= size;
-    if (elements > static_cast<uint64_t>(tensor.storage_size)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(tensor.name, " is larger than its storage"));
+    const uint64_t element_bytes = torch::elementSize(*type);
+    ASSIGN_OR_RETURN(
+        const absl::string_view data,
+        storage(tensor.storage_key, tensor.storage_size * element_bytes));
+    const uint64_t elements = ElementsOf(tensor, budget / element_bytes);
+    if (elements > budget / element_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          tensor.name, " is larger than its storage; save it contiguous"));
     }
+    budget -= elements * element_bytes;
     const torch::Tensor flat =
         torch::from_blob(const_cast<char*>(data.data()),  // Only read.
                          {tensor.storage_size}, *type);
@@ -89,35 +115,68 @@ struct ZipRecord {
   }
 };
 
-// Records are stored uncompressed, so none can be larger than the file.
-absl::StatusOr<ZipRecord> ReadRecord(PyTorchStreamReader& zip,
-                                     const std::string& name,
-                                     size_t file_bytes) {
-  if (!zip.hasRecord(name)) {
-    return absl::InvalidArgumentError(absl::StrCat("it lacks ", name));
+absl::Status BigEndianError() {
+  return absl::InvalidArgumentError(
+      absl::StrCat("a file of a big-endian machine; on a little-endian one ",
+                   kSaveStateDict));
+}
+
+// Reads records until they exceed `budget` bytes together, compressed ones
+// included.
+class RecordReader {
+ public:
+  explicit RecordReader(absl::string_view bytes)
+      : zip_(std::make_shared<ViewReader>(bytes)),
+        budget_(bytes.size() + kMaxGrowth) {}
+
+  bool Has(const std::string& name) { return zip_.hasRecord(name); }
+
+  absl::StatusOr<ZipRecord> Read(const std::string& name) {
+    if (!Has(name)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("it lacks ", name, "; ", kSaveStateDict));
+    }
+    const uint64_t record_bytes = zip_.getRecordSize(name);
+    if (record_bytes > budget_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " is compressed too far; ", kSaveStateDict));
+    }
+    budget_ -= record_bytes;
+    auto [data, size] = zip_.getRecord(name);
+    return ZipRecord{std::move(data), size};
   }
-  if (zip.getRecordSize(name) > file_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " is compressed"));
+
+ private:
+  PyTorchStreamReader zip_;
+  uint64_t budget_;
+};
+
+// What a zip archive is, if not one of torch.save on a machine like this.
+absl::Status CheckKind(RecordReader& records) {
+  if (records.Has("constants.pkl") || records.Has("model.json")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a TorchScript archive; ", kSaveStateDict));
   }
-  auto [data, size] = zip.getRecord(name);
-  return ZipRecord{std::move(data), size};
+  if (!records.Has("byteorder")) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const ZipRecord order, records.Read("byteorder"));
+  return order.bytes() == "big" ? BigEndianError() : absl::OkStatus();
 }
 
 absl::StatusOr<StateDict> ParseZipRecords(absl::string_view bytes) {
-  PyTorchStreamReader zip(std::make_shared<ViewReader>(bytes));
-  ASSIGN_OR_RETURN(const ZipRecord pickle,
-                   ReadRecord(zip, "data.pkl", bytes.size()));
+  RecordReader reader(bytes);
+  RETURN_IF_ERROR(CheckKind(reader));
+  ASSIGN_OR_RETURN(const ZipRecord pickle, reader.Read("data.pkl"));
   absl::string_view program = pickle.bytes();
-  ASSIGN_OR_RETURN(const auto tensors, ConsumeStateDictPickle(program));
+  ASSIGN_OR_RETURN(const PickledStateDict pickled,
+                   ConsumeStateDictPickle(program));
 
   std::map<std::string, ZipRecord> records;
   return BuildTensors(
-      tensors,
+      pickled.tensors, bytes.size() + kMaxGrowth,
       [&](const std::string& key,
           uint64_t wanted) -> absl::StatusOr<absl::string_view> {
         if (!records.contains(key)) {
-          ASSIGN_OR_RETURN(records[key],
-                           ReadRecord(zip, "data/" + key, bytes.size()));
+          ASSIGN_OR_RETURN(records[key], reader.Read("data/" + key));
         }
         const ZipRecord& record = records[key];
         if (record.size < wanted) {
@@ -128,18 +187,23 @@ absl::StatusOr<StateDict> ParseZipRecords(absl::string_view bytes) {
       });
 }
 
-// Protocol 2, then LONG1 of torch's magic number, 0x1950a86a20f9469cfc6c.
-constexpr absl::string_view kLegacyStart(
-    "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 14);
+// LONG1 of torch's magic number, 0x1950a86a20f9469cfc6c.
+constexpr absl::string_view kLegacyMagic(
+    "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 12);
 
 // Elements follow the keys in their order; the pickle tells each one's type.
 absl::StatusOr<std::map<std::string, absl::string_view>> CutStorages(
     absl::string_view bytes, const std::vector<std::string>& keys,
-    const std::vector<PickledTensor>& tensors) {
+    const std::map<std::string, std::string>& types) {
   std::map<std::string, uint64_t> element_bytes;
-  for (const PickledTensor& tensor : tensors) {
-    const auto type = TypeOfStorage(tensor.storage_type);
-    if (type) element_bytes[tensor.storage_key] = torch::elementSize(*type);
+  for (const auto& [key, name] : types) {
+    const auto type = TypeOfStorage(name);
+    if (!type.has_value()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("storage ", key, " is of an unsupported type, ",
+                       name.substr(0, 100)));
+    }
+    element_bytes[key] = torch::elementSize(*type);
   }
   std::map<std::string, absl::string_view> storages;
   for (const std::string& key : keys) {
@@ -165,23 +229,38 @@ bool IsTorchZip(absl::string_view bytes) {
 }
 
 bool IsTorchLegacy(absl::string_view bytes) {
-  return absl::StartsWith(bytes, kLegacyStart);
+  // PROTO, from 4 on with a FRAME.
+  if (bytes.size() < 2 || bytes[0] != '\x80' || bytes[1] < 2 || bytes[1] > 5) {
+    return false;
+  }
+  bytes.remove_prefix(2);
+  if (absl::StartsWith(bytes, "\x95")) bytes = absl::ClippedSubstr(bytes, 9);
+  return absl::StartsWith(bytes, kLegacyMagic);
 }
 
 absl::StatusOr<StateDict> ParseTorchZip(absl::string_view bytes) try {
   return ParseZipRecords(bytes);
 } catch (const c10::Error& e) {
+  const std::string what = e.what_without_backtrace();
   return absl::InvalidArgumentError(
-      absl::StrCat("damaged zip archive: ", e.what_without_backtrace()));
+      absl::StrContains(what, "unsupported method")
+          ? absl::StrCat("compressed by a method other than deflate; ",
+                         kSaveStateDict)
+          : absl::StrCat("damaged zip archive: ", what));
 }
 
-absl::StatusOr<StateDict> ParseTorchLegacy(absl::string_view bytes) {
-  for (int i = 0; i < 3; ++i) RETURN_IF_ERROR(SkipPickle(bytes));
-  ASSIGN_OR_RETURN(const auto tensors, ConsumeStateDictPickle(bytes));
+absl::StatusOr<StateDict> ParseTorchLegacy(absl::string_view bytes) try {
+  const uint64_t budget = bytes.size() + kMaxGrowth;
+  for (int i = 0; i < 2; ++i) RETURN_IF_ERROR(SkipPickle(bytes));
+  ASSIGN_OR_RETURN(const bool little, ConsumeIsLittleEndianPickle(bytes));
+  if (!little) return BigEndianError();
+  ASSIGN_OR_RETURN(const PickledStateDict pickled,
+                   ConsumeStateDictPickle(bytes));
   ASSIGN_OR_RETURN(const auto keys, ConsumeStringListPickle(bytes));
-  ASSIGN_OR_RETURN(const auto storages, CutStorages(bytes, keys, tensors));
+  ASSIGN_OR_RETURN(const auto storages,
+                   CutStorages(bytes, keys, pickled.storage_types));
   return BuildTensors(
-      tensors,
+      pickled.tensors, budget,
       [&](const std::string& key,
           uint64_t wanted) -> absl::StatusOr<absl::string_view> {
         const auto it = storages.find(key);
@@ -191,6 +270,9 @@ absl::StatusOr<StateDict> ParseTorchLegacy(absl::string_view bytes) {
         }
         return it->second;
       });
+} catch (const c10::Error& e) {  // Of a shape whose products overflow.
+  return absl::InvalidArgumentError(
+      absl::StrCat("malformed tensor: ", e.what_without_backtrace()));
 }
 
 }  // namespace finetune

@@ -1,4 +1,9 @@
-// Files of torch.save(model.state_dict()), in both of its formats.
+// Files of torch.save(model.state_dict()), in both of its formats, and of
+// dictionaries that hold a state_dict: pickle.h says which.
+//
+// INVALID_ARGUMENT names a file that torch wrote of something else, and says
+// how to save it: a whole model, a TorchScript archive, one of a big-endian
+// machine. Records and tensors may exceed the file by 256 MiB.
 
 #ifndef SERVER_MODEL_TORCH_FILE_H_
 #define SERVER_MODEL_TORCH_FILE_H_
@@ -10,6 +15,7 @@
 namespace finetune {
 
 // Since PyTorch 1.6: a zip archive with data.pkl and one record a storage.
+// Records may be deflated, as by another program that packed it again.
 bool IsTorchZip(absl::string_view bytes);
 absl::StatusOr<StateDict> ParseTorchZip(absl::string_view bytes);
 

@@ -1,8 +1,10 @@
 #include "server/model/weights.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
@@ -16,11 +18,42 @@ namespace {
 
 constexpr uint64_t kMaxFileBytes = uint64_t{4} << 30;
 constexpr size_t kMaxListed = 10;
+constexpr int kMaxPrefixes = 8;  // Of one name.
 
 absl::StatusOr<StateDict> Parse(absl::string_view bytes) {
   if (IsTorchZip(bytes)) return ParseTorchZip(bytes);
   if (IsTorchLegacy(bytes)) return ParseTorchLegacy(bytes);
   return ParseSafetensors(bytes);
+}
+
+// What programs put before the names: DataParallel, torch.compile, and
+// modules that hold the network as a member.
+constexpr absl::string_view kPrefixes[] = {"module.", "_orig_mod.", "resnet.",
+                                           "backbone.", "model."};
+
+// The one of kPrefixes that all names begin with; empty if none.
+absl::string_view SharedPrefix(const StateDict& state) {
+  for (const absl::string_view prefix : kPrefixes) {
+    const bool shared =
+        std::all_of(state.begin(), state.end(), [&](const auto& entry) {
+          return absl::StartsWith(entry.first, prefix);
+        });
+    if (shared && !state.empty()) return prefix;
+  }
+  return "";
+}
+
+StateDict WithoutPrefixes(StateDict state) {
+  for (int i = 0; i < kMaxPrefixes; ++i) {
+    const absl::string_view prefix = SharedPrefix(state);
+    if (prefix.empty()) break;
+    StateDict bare;
+    for (const auto& [name, tensor] : state) {
+      bare[name.substr(prefix.size())] = tensor;
+    }
+    state = std::move(bare);
+  }
+  return state;
 }
 
 std::map<std::string, torch::Tensor> TensorsOf(const ResNet18Impl& net) {
@@ -76,7 +109,7 @@ std::string Mismatches(const StateDict& state, const StateDict& wanted) {
 absl::StatusOr<StateDict> ReadStateDict(const std::filesystem::path& path) {
   ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxFileBytes));
   absl::StatusOr<StateDict> state = Parse(bytes);
-  if (state.ok()) return state;
+  if (state.ok()) return WithoutPrefixes(*std::move(state));
   return absl::Status(
       state.status().code(),
       absl::StrCat(path.native(), ": ", state.status().message()));

@@ -23,9 +23,13 @@ using StateDict = std::map<std::string, torch::Tensor>;
 
 // Reads a file made by torch.save(model.state_dict(), path), in today's zip
 // format or the one before PyTorch 1.6, or by safetensors' save_file. The
-// content tells which; the name does not matter. At most 4 GiB.
+// content tells which; the name does not matter. At most 4 GiB. A dictionary
+// may hold the state_dict as torch_file.h says. Of the prefixes "module.",
+// "_orig_mod.", "resnet.", "backbone." and "model." those that all names begin
+// with are removed.
 //
-// NOT_FOUND or INVALID_ARGUMENT; both name the file.
+// NOT_FOUND or INVALID_ARGUMENT; both name the file. What torch wrote of
+// something else is named, with the way to save it.
 absl::StatusOr<StateDict> ReadStateDict(const std::filesystem::path& path);
 
 // INVALID_ARGUMENT that names a tensor which holds NaN or infinite numbers.

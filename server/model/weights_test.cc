@@ -120,6 +120,8 @@ TEST(SafetensorsTest, RangesOutsideOfTheDataAreRefused) {
         R"({"a":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}})",
         R"({"a":{"dtype":"F32","shape":[1099511627775,1099511627775],)"
         R"("data_offsets":[0,16]}})",
+        R"({"a":{"dtype":"F32","shape":[0,1099511627775,1099511627775],)"
+        R"("data_offsets":[0,0]}})",
         R"({"a":{"dtype":"X9","shape":[4],"data_offsets":[0,16]}})",
         R"({"a":7})", R"([])", "{"}) {
     EXPECT_THAT(ParseSafetensors(file(header)),
