@@ -11,6 +11,7 @@
 #include "client/image_list.h"
 #include "client/transfer_printer.h"
 #include "common/rpc_status.h"
+#include "common/utf8.h"
 
 namespace finetune {
 namespace {
@@ -20,7 +21,9 @@ constexpr size_t kMaxFileColumn = 60;
 
 int FileWidth(const std::vector<std::string>& files) {
   size_t width = 4;
-  for (const std::string& file : files) width = std::max(width, file.size());
+  for (const std::string& file : files) {
+    width = std::max(width, ToPrintable(file).size());
+  }
   return static_cast<int>(std::min(width, kMaxFileColumn));
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/utf8.h"
 #include "nlohmann/json.hpp"
 
 namespace finetune {
@@ -33,7 +34,8 @@ void ClassifyPrinter::Scores(const std::string& file,
 
 void ClassifyPrinter::Error(const std::string& file,
                             const absl::Status& error) {
-  err_ << "finetune: " << file << ": " << error.message() << std::endl;
+  err_ << "finetune: " << ToPrintable(file) << ": "
+       << ToPrintable(error.message()) << std::endl;
   if (layout_ != ClassifyLayout::kJson) return;
   PrintLine({{"image", file},
              {"error",
@@ -44,9 +46,10 @@ void ClassifyPrinter::Error(const std::string& file,
 
 void ClassifyPrinter::Block(const std::string& file,
                             const v1::ClassifyResult& result) {
-  out_ << file << "\n";
+  out_ << ToPrintable(file) << "\n";
   for (const v1::ClassScore& score : result.scores()) {
-    out_ << absl::StrFormat("  %.4f  %s\n", score.probability(), score.label());
+    out_ << absl::StrFormat("  %.4f  %s\n", score.probability(),
+                            ToPrintable(score.label()));
   }
   out_.flush();
 }
@@ -54,17 +57,17 @@ void ClassifyPrinter::Block(const std::string& file,
 void ClassifyPrinter::Row(const std::string& file,
                           const v1::ClassifyResult& result) {
   for (const v1::ClassScore& score : result.scores()) {
-    label_width_ =
-        std::max(label_width_, static_cast<int>(score.label().size()));
+    label_width_ = std::max(
+        label_width_, static_cast<int>(ToPrintable(score.label()).size()));
   }
   if (!std::exchange(has_header_, true)) {
     out_ << absl::StrFormat("%-*s  %-*s  %s\n", file_width_, "FILE",
                             label_width_, "LABEL", "PROBABILITY");
   }
-  out_ << absl::StrFormat("%-*s", file_width_, file);
+  out_ << absl::StrFormat("%-*s", file_width_, ToPrintable(file));
   for (const v1::ClassScore& score : result.scores()) {
-    out_ << absl::StrFormat("  %-*s  %.4f", label_width_, score.label(),
-                            score.probability());
+    out_ << absl::StrFormat("  %-*s  %.4f", label_width_,
+                            ToPrintable(score.label()), score.probability());
   }
   out_ << std::endl;
 }

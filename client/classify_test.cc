@@ -151,6 +151,18 @@ TEST_F(ClassifyTest, OneImageIsABlockOfItsLabels) {
   EXPECT_EQ(inference_.last.top_k(), 5);
 }
 
+TEST_F(ClassifyTest, LabelsAndPathsCannotDrawOnTheTerminal) {
+  const auto bee = dir_.Write("b\x1b[2J\n.jpg", "b\x1b[2J\n");
+  const auto noise = dir_.Write("n\x1b[2J\n.jpg", "noise");
+  const std::string shown = (dir_.path() / "b\\x1b[2J\\n.jpg").string();
+  EXPECT_EQ(Classify({bee}), kDone);
+  EXPECT_EQ(out_.str(), shown + "\n  0.7500  b\\x1b[2J\\n\n");
+  EXPECT_EQ(Classify({bee, noise}), kFailed);
+  EXPECT_THAT(out_.str(), HasSubstr(shown + "  b\\x1b[2J\\n    0.7500\n"));
+  EXPECT_THAT(err_.str(), HasSubstr("/n\\x1b[2J\\n.jpg: not an image\n"));
+  EXPECT_THAT(out_.str() + err_.str(), ::testing::Not(HasSubstr("\x1b")));
+}
+
 TEST_F(ClassifyTest, ManyImagesAreATableAndALineThatSumsUp) {
   dir_.Write("a/1.JPG", "bee");
   dir_.Write("a/b/2.png", "bumble bee");

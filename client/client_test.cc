@@ -35,6 +35,7 @@ class FakeTraining final : public v1::TrainingService::Service {
   grpc::Status GetProgress(grpc::ServerContext*,
                            const v1::GetProgressRequest* request,
                            v1::GetProgressResponse* response) override {
+    if (!answers) return {grpc::StatusCode::UNAVAILABLE, "away"};
     if (request->job_id() != "ft-1") {
       return ToGrpcStatus(NoSuchResourceError("job", request->job_id()));
     }
@@ -47,10 +48,15 @@ class FakeTraining final : public v1::TrainingService::Service {
       grpc::ServerContext*, const v1::WatchProgressRequest* request,
       grpc::ServerWriter<v1::WatchProgressResponse>* writer) override {
     after.push_back(request->after_sequence());
+    if (cut_streams > 0) {
+      --cut_streams;
+      return watch_end;
+    }
     if (request->after_sequence() >= silent_after) return watch_end;
     v1::WatchProgressResponse response;
     response.set_sequence(request->after_sequence() + 1);
-    const bool last = response.sequence() == 3;
+    const bool last =
+        response.sequence() == 3 || (ends_at_once && after.size() > 1);
     response.mutable_job()->set_state(last ? end_state : v1::JOB_STATE_RUNNING);
     writer->Write(response);
     if (interrupt) kill(getpid(), SIGINT);
@@ -62,6 +68,9 @@ class FakeTraining final : public v1::TrainingService::Service {
   v1::JobState end_state = v1::JOB_STATE_SUCCEEDED;
   grpc::Status watch_end{grpc::StatusCode::UNAVAILABLE, "going away"};
   uint64_t silent_after = 100;  // No snapshot after that one.
+  bool answers = true;          // GetProgress does.
+  int cut_streams = 0;          // The next ones end without a snapshot.
+  bool ends_at_once = false;    // After the first snapshot, without another.
   bool last_is_ok = true;
   bool interrupt = false;  // Ctrl-C before the stream breaks off.
   std::vector<v1::StartFineTuneRequest> starts;
@@ -152,6 +161,7 @@ TEST_F(ClientTest, BrokenWatchGoesOnWhereItWas) {
 
 TEST_F(ClientTest, WatchGivesUpOnAServerThatStaysAway) {
   training_.silent_after = 1;
+  training_.answers = false;
   EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kUnreachable);
   // It waited 1, 2, 4 and 8 ms; another 8 would be more than 20.
   EXPECT_EQ(training_.after.size(), 5u);
@@ -159,11 +169,72 @@ TEST_F(ClientTest, WatchGivesUpOnAServerThatStaysAway) {
                                     "20ms\n"));
 }
 
-TEST_F(ClientTest, StreamThatEndsBeforeTheJobIsAFailure) {
+TEST_F(ClientTest, WatchGoesOnHoweverItsStreamsEnd) {
+  using grpc::StatusCode;
+  for (const StatusCode code :
+       {StatusCode::OK, StatusCode::CANCELLED, StatusCode::INTERNAL,
+        StatusCode::UNKNOWN, StatusCode::UNAVAILABLE, StatusCode::ABORTED,
+        StatusCode::RESOURCE_EXHAUSTED, StatusCode::DEADLINE_EXCEEDED}) {
+    training_.watch_end = {code, "RST_STREAM"};
+    training_.after.clear();
+    EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kDone);
+    EXPECT_THAT(training_.after, ::testing::ElementsAre(0, 1, 2)) << code;
+  }
+  EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(ClientTest, WatchGoesOnHoweverOftenStreamsEndWithoutNews) {
+  for (const auto code :
+       {grpc::StatusCode::UNAVAILABLE, grpc::StatusCode::INTERNAL}) {
+    training_.watch_end = {code, "RST_STREAM"};
+    training_.cut_streams = 10;  // Waits for more than the patience.
+    EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kDone);
+  }
+  EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(ClientTest, EndOfAJobThatNoStreamSendsIsAskedForFromTheStart) {
+  training_.silent_after = 1;  // As a server that lost the last numbers.
+  training_.ends_at_once = true;
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kDone);
+  EXPECT_THAT(training_.after, ::testing::ElementsAre(0, 1, 0));
+}
+
+TEST_F(ClientTest, WatchEndsAtOnceWhereTheNextStreamWouldEndTheSame) {
+  using grpc::StatusCode;
   training_.silent_after = 0;
-  training_.watch_end = grpc::Status::OK;
-  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kFailed);
-  EXPECT_THAT(err_.str(), HasSubstr("ended the watch before the job"));
+  for (const StatusCode code :
+       {StatusCode::NOT_FOUND, StatusCode::PERMISSION_DENIED,
+        StatusCode::UNAUTHENTICATED, StatusCode::INVALID_ARGUMENT,
+        StatusCode::UNIMPLEMENTED}) {
+    training_.watch_end = {code, "no"};
+    training_.after.clear();
+    EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kFailed);
+    EXPECT_EQ(training_.after.size(), 1u) << code;
+  }
+}
+
+TEST_F(ClientTest, ServerThatGivesNoNewsInTimeIsUnreachableWhateverItSays) {
+  training_.silent_after = 0;
+  training_.answers = false;
+  for (const auto& end :
+       {grpc::Status::OK, grpc::Status(grpc::StatusCode::INTERNAL, "reset"),
+        ToGrpcStatus(ShuttingDownError())}) {
+    training_.watch_end = end;
+    training_.after.clear();
+    EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_),
+              kUnreachable);
+    EXPECT_EQ(training_.after.size(), 5u);
+  }
+}
+
+TEST_F(ClientTest, JobThatWasJustStartedIsWaitedForBeforeItsFirstNews) {
+  training_.answers = false;
+  training_.cut_streams = 2;
+  EXPECT_EQ(WatchJob(connection_, "ft-1", options_, out_, err_), kUnreachable);
+  EXPECT_EQ(training_.after.size(), 1u);
+  training_.cut_streams = 2;
+  EXPECT_EQ(StartJob(connection_, {}, true, options_, out_, err_), kDone);
 }
 
 TEST_F(ClientTest, StreamThatBreaksAfterTheJobsEndIsNoFailure) {
@@ -216,6 +287,20 @@ TEST_F(ClientTest, JsonIsOneObjectALine) {
   EXPECT_EQ(out_.str(), "{\"job\":{\"job_id\":\"ft-1\"}}\n");
 }
 
+TEST_F(ClientTest, DatasetWhoseNameGivesNoModelNameAsksForOne) {
+  v1::StartFineTuneRequest request;
+  for (const char* dataset :
+       {"\xe7\x8a\xac", "/data/\xe7\x8a\xac\xe3\x81\xa8/", "a/---"}) {
+    request.set_dataset(dataset);
+    EXPECT_EQ(StartJob(connection_, request, false, options_, out_, err_),
+              kUsage);
+  }
+  EXPECT_THAT(training_.starts, ::testing::IsEmpty());
+  EXPECT_THAT(err_.str(), HasSubstr("choose one with --name\n"));
+  request.set_model_name("dogs");
+  EXPECT_EQ(StartJob(connection_, request, false, options_, out_, err_), kDone);
+}
+
 TEST_F(ClientTest, ServerThatIsNotThereIsExitCodeThree) {
   connection_.server = "127.0.0.1:1";
   ASSERT_THAT(Connect(connection_), IsOk());
@@ -243,6 +328,14 @@ TEST(PrintErrorTest, RequestIdHelpsToFindTheCallInTheServersLog) {
   EXPECT_EQ(
       err.str(),
       "finetune: no such job\nThe server's log has it as request 4f2a.\n");
+}
+
+TEST(PrintErrorTest, ControlCharactersAreEscaped) {
+  std::ostringstream err;
+  PrintError({}, absl::NotFoundError("no \"\x1b[2J\n\""), err);
+  PrintError({}, absl::UnavailableError("\x1b[2J"), err);
+  EXPECT_THAT(err.str(), HasSubstr("finetune: no \"\\x1b[2J\\n\"\n"));
+  EXPECT_THAT(err.str(), HasSubstr(": \\x1b[2J\nIs finetuned running"));
 }
 
 TEST(PrintErrorTest, ErrorWithoutAMessageIsNamedByItsCode) {

@@ -1,18 +1,22 @@
 #include "client/connection.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <system_error>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "client/tls_files.h"
 #include "common/address.h"
 #include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
 #include "common/token.h"
 #include "common/token_file.h"
+#include "common/utf8.h"
 #include "google/protobuf/util/json_util.h"
 
 namespace finetune {
@@ -23,20 +27,10 @@ constexpr int kMaxReconnectMs = 2000;  // A watch looks this often for a server.
 // How a watch learns that the server's machine has gone.
 constexpr int kKeepaliveMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
-constexpr uint64_t kMaxAccessFileBytes = 1 << 20;
+constexpr uint64_t kMaxTokenFileBytes = 1 << 20;
 
 // The trailing metadata's name, and the payload's.
 constexpr char kRequestId[] = "x-request-id";
-
-// The content of a file of Access; empty without a path.
-absl::StatusOr<std::string> ReadOptional(const char* flag,
-                                         const std::string& path) {
-  if (path.empty()) return std::string();
-  absl::StatusOr<std::string> content = ReadFile(path, kMaxAccessFileBytes);
-  if (content.ok()) return content;
-  return absl::InvalidArgumentError(
-      absl::StrCat(flag, ": ", content.status().message()));
-}
 
 // The token in the content of `file`: alone, or the server's own file, of which
 // the one that may do most counts.
@@ -59,9 +53,10 @@ absl::StatusOr<std::string> TokenIn(absl::string_view content,
 
 absl::StatusOr<std::string> ReadToken(const Access& access) {
   if (!access.token_file.empty()) {
-    ASSIGN_OR_RETURN(const std::string content,
-                     ReadOptional("--token-file", access.token_file));
-    return TokenIn(content, access.token_file);
+    const auto content = ReadFile(access.token_file, kMaxTokenFileBytes);
+    if (content.ok()) return TokenIn(*content, access.token_file);
+    return absl::InvalidArgumentError(
+        absl::StrCat("--token-file: ", content.status().message()));
   }
   const absl::string_view token = absl::StripAsciiWhitespace(access.token);
   if (token.empty() || IsToken(token)) return std::string(token);
@@ -72,16 +67,11 @@ absl::StatusOr<std::string> ReadToken(const Access& access) {
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
     const Access& access) {
   if (!access.UsesTls()) return grpc::InsecureChannelCredentials();
-  if (access.certificate.empty() != access.key.empty()) {
-    return absl::InvalidArgumentError(
-        "--tls-cert and --tls-key must be given together");
-  }
+  ASSIGN_OR_RETURN(const PemFiles files, ReadTlsFiles(access));
   grpc::SslCredentialsOptions options;
-  ASSIGN_OR_RETURN(options.pem_root_certs, ReadOptional("--tls-ca", access.ca));
-  ASSIGN_OR_RETURN(options.pem_cert_chain,
-                   ReadOptional("--tls-cert", access.certificate));
-  ASSIGN_OR_RETURN(options.pem_private_key,
-                   ReadOptional("--tls-key", access.key));
+  options.pem_root_certs = files.ca;
+  options.pem_cert_chain = files.certificate;
+  options.pem_private_key = files.key;
   return grpc::SslCredentials(options);
 }
 
@@ -151,8 +141,8 @@ ExitCode PrintError(const Connection& connection, const absl::Status& status,
                     std::ostream& err) {
   const ExitCode code = ExitCodeOf(status);
   if (code == kUnreachable) {
-    err << "finetune: no answer from " << connection.server << ": "
-        << status.message() << "\n"
+    err << "finetune: no answer from " << ToPrintable(connection.server) << ": "
+        << ToPrintable(status.message()) << "\n"
         << "Is finetuned running there, "
         << (connection.access.UsesTls() ? "with" : "without")
         << " TLS? --server or FINETUNE_SERVER names another HOST:PORT.\n";
@@ -160,7 +150,7 @@ ExitCode PrintError(const Connection& connection, const absl::Status& status,
   }
   err << "finetune: "
       << (status.message().empty() ? absl::StatusCodeToString(status.code())
-                                   : std::string(status.message()))
+                                   : ToPrintable(status.message()))
       << "\n";
   if (const auto delay = RetryDelayOf(status); delay.has_value()) {
     err << "Try again in "
@@ -169,7 +159,8 @@ ExitCode PrintError(const Connection& connection, const absl::Status& status,
   }
   const auto request_id = status.GetPayload(kRequestId);
   if (request_id.has_value()) {
-    err << "The server's log has it as request " << *request_id << ".\n";
+    err << "The server's log has it as request "
+        << ToPrintable(std::string(*request_id)) << ".\n";
   }
   return code;
 }
@@ -191,9 +182,20 @@ ExitCode PrintDone(const Connection& connection, const absl::Status& status,
   if (connection.json) {
     PrintJson(response, out);
   } else {
-    out << text << "\n";
+    out << ToPrintable(text) << "\n";
   }
   return kDone;
+}
+
+ExitCode FinishOutput(ExitCode code, std::ostream& out, std::ostream& err) {
+  errno = 0;  // The flush, if it fails, says why; an earlier failure does not.
+  out.flush();
+  if (out) return code;
+  const int error = errno;
+  err << "finetune: the output cannot be written";
+  if (error != 0) err << ": " << std::generic_category().message(error);
+  err << std::endl;
+  return code == kDone ? kFailed : code;
 }
 
 }  // namespace finetune

@@ -83,20 +83,26 @@ absl::Status Call(const Connection& connection, Stub& stub,
   return WithRequestId(FromGrpcStatus(status), context);
 }
 
-// One or two lines: what went wrong and, where known, what to do. Returns the
-// code for it, with which the command ends.
+// One or two lines: what went wrong and, where known, what to do, as
+// ToPrintable gives it. Returns the code for it, with which the command ends.
 ExitCode PrintError(const Connection& connection, const absl::Status& status,
                     std::ostream& err);
 
 // protobuf's JSON mapping on one line, fields named as in the .proto.
 void PrintJson(const google::protobuf::Message& message, std::ostream& out);
 
-// How a command ends that only says what it has done: `text` or, as JSON,
-// `response`; or as PrintError, where `status` is one.
+// How a command ends that only says what it has done: `text`, one line as
+// ToPrintable gives it, or, as JSON, `response`; or as PrintError, where
+// `status` is one.
 ExitCode PrintDone(const Connection& connection, const absl::Status& status,
                    const google::protobuf::Message& response,
                    absl::string_view text, std::ostream& out,
                    std::ostream& err);
+
+// How a program ends whose command ended with `code` and has printed to `out`:
+// flushes it, and where something could not be written says so, with kFailed in
+// place of kDone.
+ExitCode FinishOutput(ExitCode code, std::ostream& out, std::ostream& err);
 
 }  // namespace finetune
 

@@ -1,5 +1,6 @@
 #include "client/connection.h"
 
+#include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -226,6 +227,42 @@ TEST_F(ConnectionTest, BadFilesAndTokensAreSaid) {
     EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument));
     EXPECT_THAT(std::string(status.message()), HasSubstr(c.message));
   }
+}
+
+TEST_F(ConnectionTest, TlsFileThatIsWrongIsNamedBeforeThereIsAChannel) {
+  connection_.access.ca = dir_.Write("ca.pem", "no certificate");
+  const absl::Status status = Connect(connection_);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("ca.pem: holds no certificate in PEM"));
+  EXPECT_EQ(connection_.channel, nullptr);
+}
+
+TEST(FinishOutputTest, OutputThatCannotBeWrittenIsAFailure) {
+  std::ostringstream err;
+  std::ofstream full("/dev/full");
+  full << "x";
+  EXPECT_EQ(FinishOutput(kDone, full, err), kFailed);
+  EXPECT_EQ(err.str(),
+            "finetune: the output cannot be written: "
+            "No space left on device\n");
+}
+
+TEST(FinishOutputTest, EarlierFailureIsNotForgottenAndOtherCodesStay) {
+  std::ostringstream err;
+  std::ofstream full("/dev/full");
+  full << "x" << std::flush;
+  EXPECT_EQ(FinishOutput(kDone, full, err), kFailed);
+  EXPECT_EQ(FinishOutput(kUnreachable, full, err), kUnreachable);
+  EXPECT_THAT(err.str(), HasSubstr("finetune: the output cannot be written"));
+}
+
+TEST(FinishOutputTest, WrittenOutputLeavesTheCode) {
+  std::ostringstream out, err;
+  out << "x";
+  EXPECT_EQ(FinishOutput(kDone, out, err), kDone);
+  EXPECT_EQ(FinishOutput(kUsage, out, err), kUsage);
+  EXPECT_EQ(err.str(), "");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "absl/strings/str_format.h"
 #include "client/job_text.h"
 #include "client/transfer_printer.h"
+#include "common/utf8.h"
 #include "finetune/v1/dataset_service.grpc.pb.h"
 
 namespace finetune {
@@ -13,9 +14,10 @@ constexpr int kPageSize = 100;
 
 void PrintLine(const v1::Dataset& dataset, std::ostream& out) {
   out << absl::StreamFormat(
-      "%s  %s  %7d files  %9s  %s\n", dataset.id(),
+      "%s  %s  %7d files  %9s  %s\n", ToPrintable(dataset.id()),
       LocalTime("%Y-%m-%d %H:%M", dataset.create_time()), dataset.files(),
-      ByteText(static_cast<uint64_t>(dataset.bytes())), dataset.name());
+      ByteText(static_cast<uint64_t>(dataset.bytes())),
+      ToPrintable(dataset.name()));
 }
 
 }  // namespace

@@ -184,15 +184,17 @@ absl::StatusOr<Received> Download(const Connection& connection,
 void Print(const Connection& connection, const v1::ModelRef& model,
            const fs::path& file, const Received& received, std::ostream& out) {
   if (connection.json) {
-    out << nlohmann::ordered_json{{"model", ModelName(model)},
+    out << nlohmann::ordered_json{{"model", absl::StrCat(model.name(), "@",
+                                                         model.version())},
                                   {"file", ToUtf8(file.native())},
                                   {"bytes", received.bytes},
                                   {"sha256", received.sha256}}
         << std::endl;
     return;
   }
-  out << ModelName(model) << " is in " << file.native() << ", "
-      << ByteText(received.bytes) << "\nSHA-256 " << received.sha256 << "\n";
+  out << ModelName(model) << " is in " << ToPrintable(file.native()) << ", "
+      << ByteText(received.bytes) << "\nSHA-256 "
+      << ToPrintable(received.sha256) << "\n";
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "client/download.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -194,6 +195,30 @@ TEST_F(DownloadTest, PlaceThatCannotBeWrittenIsNamed) {
   options_.file = dir_.path() / "none/model";
   EXPECT_EQ(Download(), kFailed);
   EXPECT_THAT(err_.str(), HasSubstr("none/model.part"));
+}
+
+TEST_F(DownloadTest, FileThatCannotBeWrittenWholeIsAFailureAndLeavesNothing) {
+  rlimit before;
+  getrlimit(RLIMIT_FSIZE, &before);
+  rlimit small = before;
+  small.rlim_cur = 4;  // Bytes of a file.
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  const ExitCode code = Download();
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, handler);
+  EXPECT_EQ(code, kFailed);
+  EXPECT_THAT(err_.str(), HasSubstr("model.part"));
+  EXPECT_EQ(Content(), "");
+  EXPECT_FALSE(HasPart());
+}
+
+TEST_F(DownloadTest, FileNameCannotDrawOnTheTerminal) {
+  options_.file = dir_.path() / "a\x1b[2J\nb";
+  EXPECT_EQ(Download(), kDone);
+  EXPECT_EQ(Download(), kFailed);
+  EXPECT_THAT(out_.str(), HasSubstr("/a\\x1b[2J\\nb, 6 bytes\n"));
+  EXPECT_THAT(err_.str(), HasSubstr("/a\\x1b[2J\\nb exists; --force"));
 }
 
 TEST_F(DownloadTest, UnknownModelIsExitCodeOne) {

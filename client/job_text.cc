@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "common/utf8.h"
 #include "google/protobuf/util/time_util.h"
 
 namespace finetune {
@@ -25,7 +26,7 @@ double Seconds(const google::protobuf::Duration& duration) {
 int Width(const google::protobuf::RepeatedPtrField<v1::ClassCount>& classes,
           size_t heading) {
   for (const v1::ClassCount& one : classes) {
-    heading = std::max(heading, one.label().size());
+    heading = std::max(heading, ToPrintable(one.label()).size());
   }
   return static_cast<int>(heading);
 }
@@ -34,8 +35,9 @@ std::string DuplicatesText(const v1::DatasetStats& stats) {
   std::string text;
   const int shown = std::min(kFilesShown, stats.duplicates_size());
   for (int i = 0; i < shown; ++i) {
-    absl::StrAppend(&text, stats.duplicates(i).test_path(), " equals ",
-                    stats.duplicates(i).train_path(), "\n");
+    absl::StrAppend(&text, ToPrintable(stats.duplicates(i).test_path()),
+                    " equals ", ToPrintable(stats.duplicates(i).train_path()),
+                    "\n");
   }
   if (stats.duplicate_images() > shown) {
     absl::StrAppend(&text, stats.duplicate_images() - shown,
@@ -62,9 +64,9 @@ void PrintClasses(const v1::EpochMetrics& epoch, const v1::DatasetStats& stats,
                          width, "class", epoch.epoch());
   for (const int i : order) {
     out << absl::StrFormat(
-        "%-*s  %9.3f  %6.3f  %11d\n", width, stats.classes(i).label(),
-        epoch.classes(i).precision(), epoch.classes(i).recall(),
-        stats.classes(i).test_images());
+        "%-*s  %9.3f  %6.3f  %11d\n", width,
+        ToPrintable(stats.classes(i).label()), epoch.classes(i).precision(),
+        epoch.classes(i).recall(), stats.classes(i).test_images());
   }
   if (count > kClassesShown) {
     out << count - kClassesShown << " more classes with a higher recall\n";
@@ -91,7 +93,7 @@ std::string StateText(const v1::FineTuneJob& job) {
 }
 
 std::string ModelName(const v1::ModelRef& model) {
-  return absl::StrCat(model.name(), "@", model.version());
+  return absl::StrCat(ToPrintable(model.name()), "@", model.version());
 }
 
 std::string EpochLine(const v1::EpochMetrics& epoch) {
@@ -136,8 +138,8 @@ std::string SkippedText(const v1::DatasetStats& stats) {
   std::string text;
   const int shown = std::min(kFilesShown, stats.skipped_size());
   for (int i = 0; i < shown; ++i) {
-    absl::StrAppend(&text, "skipped ", stats.skipped(i).path(), ": ",
-                    stats.skipped(i).reason(), "\n");
+    absl::StrAppend(&text, "skipped ", ToPrintable(stats.skipped(i).path()),
+                    ": ", ToPrintable(stats.skipped(i).reason()), "\n");
   }
   if (stats.skipped_images() > shown) {
     absl::StrAppend(&text, "skipped ", stats.skipped_images() - shown,
@@ -157,7 +159,7 @@ std::string SettingsText(const v1::HyperParameters& p) {
 
 std::string EventLine(const v1::JobEvent& event) {
   return absl::StrCat(LocalTime("%H:%M:%S", event.time()), " ",
-                      event.message());
+                      ToPrintable(event.message()));
 }
 
 const v1::EpochMetrics* BestEpoch(const v1::Progress& progress) {
@@ -168,15 +170,16 @@ const v1::EpochMetrics* BestEpoch(const v1::Progress& progress) {
 }
 
 void PrintJob(const v1::FineTuneJob& job, std::ostream& out) {
-  out << "job       " << job.job_id() << "\n"
+  out << "job       " << ToPrintable(job.job_id()) << "\n"
       << "state     " << StateText(job) << "\n"
-      << "data set  " << job.dataset();
+      << "data set  " << ToPrintable(job.dataset());
   if (job.has_dataset_stats()) {
     out << ": " << DatasetText(job.dataset_stats());
   }
   out << "\nsettings  " << SettingsText(job.hyper_parameters()) << "\n";
   for (const auto& [key, value] : job.labels()) {
-    out << "label     " << key << "=" << value << "\n";
+    out << "label     " << ToPrintable(key) << "=" << ToPrintable(value)
+        << "\n";
   }
   out << SkippedText(job.dataset_stats());
   for (const v1::EpochMetrics& epoch : job.progress().epochs()) {
@@ -189,13 +192,15 @@ void PrintJob(const v1::FineTuneJob& job, std::ostream& out) {
     out << ProgressText(job.progress()) << "\n";
   }
   for (const std::string& warning : job.progress().warnings()) {
-    out << "warning   " << warning << "\n";
+    out << "warning   " << ToPrintable(warning) << "\n";
   }
   for (const v1::JobEvent& event : job.events()) {
     out << "event     " << EventLine(event) << "\n";
   }
   if (job.has_model()) out << "model     " << ModelName(job.model()) << "\n";
-  if (job.has_error()) out << "error     " << job.error().message() << "\n";
+  if (job.has_error()) {
+    out << "error     " << ToPrintable(job.error().message()) << "\n";
+  }
 }
 
 void PrintPlan(const v1::FineTuneJob& job, std::ostream& out) {
@@ -203,13 +208,13 @@ void PrintPlan(const v1::FineTuneJob& job, std::ostream& out) {
   const int width = Width(stats.classes(), 5);
   out << absl::StrFormat("%-*s  train   test\n", width, "class");
   for (const v1::ClassCount& one : stats.classes()) {
-    out << absl::StrFormat("%-*s  %5d  %5d\n", width, one.label(),
+    out << absl::StrFormat("%-*s  %5d  %5d\n", width, ToPrintable(one.label()),
                            one.train_images(), one.test_images());
   }
   out << SkippedText(stats) << DuplicatesText(stats) << "data set  "
-      << job.dataset() << ": " << DatasetText(stats) << "\n"
-      << "digest    " << stats.digest() << "\n"
-      << "model     " << job.model_name() << "\n"
+      << ToPrintable(job.dataset()) << ": " << DatasetText(stats) << "\n"
+      << "digest    " << ToPrintable(stats.digest()) << "\n"
+      << "model     " << ToPrintable(job.model_name()) << "\n"
       << "settings  " << SettingsText(job.hyper_parameters()) << "\n"
       << "Nothing was started.\n";
 }
@@ -224,18 +229,18 @@ void PrintJobs(const std::vector<v1::FineTuneJob>& jobs, std::ostream& out) {
     width = std::max(width, static_cast<int>(text.size()));
   };
   for (const v1::FineTuneJob& job : jobs) {
-    widen(id, job.job_id());
+    widen(id, ToPrintable(job.job_id()));
     widen(state, StateText(job));
-    widen(model, job.model_name());
+    widen(model, ToPrintable(job.model_name()));
   }
   constexpr char kRow[] = "%-*s  %-*s  %4s  %-16s  %-*s  %s\n";
   out << absl::StrFormat(kRow, id, "JOB", state, "STATE", "DONE", "CREATED",
                          model, "MODEL", "DATA SET");
   for (const v1::FineTuneJob& job : jobs) {
-    out << absl::StrFormat(kRow, id, job.job_id(), state, StateText(job),
-                           DoneText(job),
-                           LocalTime("%Y-%m-%d %H:%M", job.create_time()),
-                           model, job.model_name(), job.dataset());
+    out << absl::StrFormat(
+        kRow, id, ToPrintable(job.job_id()), state, StateText(job),
+        DoneText(job), LocalTime("%Y-%m-%d %H:%M", job.create_time()), model,
+        ToPrintable(job.model_name()), ToPrintable(job.dataset()));
   }
 }
 

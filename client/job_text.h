@@ -1,4 +1,5 @@
-// A job in words: what commands print for people.
+// A job in words: what commands print for people. What came from elsewhere
+// (names, paths, messages) is in it as ToPrintable gives it.
 
 #ifndef CLIENT_JOB_TEXT_H_
 #define CLIENT_JOB_TEXT_H_

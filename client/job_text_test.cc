@@ -123,6 +123,38 @@ TEST(PrintPlanTest, ShowsCountsByClassDuplicatesAndDigest) {
   EXPECT_THAT(out.str(), HasSubstr("digest    0123abcd\n"));
 }
 
+TEST(PrintJobTest, NamesFromElsewhereCannotDrawOnTheTerminal) {
+  v1::FineTuneJob job = JobOf(2);
+  const std::string bad = "x\x1b[2J\ny\xc2\x9b\xff";
+  const std::string good = "x\\x1b[2J\\ny\\xc2\\x9b\\xff";
+  job.set_job_id(bad);
+  job.set_dataset(bad);
+  job.set_model_name(bad);
+  (*job.mutable_labels())[bad] = bad;
+  job.mutable_progress()->add_warnings(bad);
+  job.add_events()->set_message(bad);
+  job.mutable_model()->set_name(bad);
+  job.mutable_error()->set_message(bad);
+  auto& stats = *job.mutable_dataset_stats();
+  stats.mutable_classes(0)->set_label(bad);
+  stats.add_skipped()->set_path(bad);
+  stats.mutable_skipped(0)->set_reason(bad);
+  stats.add_duplicates()->set_test_path(bad);
+  stats.mutable_duplicates(0)->set_train_path(bad);
+  std::ostringstream out;
+  PrintJob(job, out);
+  PrintPlan(job, out);
+  PrintJobs({job}, out);
+  EXPECT_THAT(out.str(), Not(HasSubstr("\x1b")));
+  EXPECT_THAT(out.str(), Not(HasSubstr("\ny")));
+  EXPECT_THAT(out.str(), Not(HasSubstr("\xc2\x9b")));
+  EXPECT_THAT(out.str(), Not(HasSubstr("\xff")));
+  EXPECT_EQ(CountOf(out.str(), good), 21);
+  EXPECT_THAT(out.str(),
+              HasSubstr("class" + std::string(good.size() - 5, ' ') +
+                        "  train   test\n" + good + "    100     10\n"));
+}
+
 TEST(PrintJobsTest, IsATable) {
   v1::FineTuneJob running = JobOf(2);
   running.set_model_name("pets");

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "client/job_text.h"
+#include "common/utf8.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 
 namespace finetune {
@@ -15,7 +16,8 @@ void PrintState(const Connection& connection,
                 const google::protobuf::Message& response,
                 const v1::FineTuneJob& job, std::ostream& out) {
   if (connection.json) return PrintJson(response, out);
-  out << "job " << job.job_id() << ": " << StateText(job) << std::endl;
+  out << "job " << ToPrintable(job.job_id()) << ": " << StateText(job)
+      << std::endl;
 }
 
 }  // namespace
@@ -71,7 +73,10 @@ ExitCode ResumeJob(const Connection& connection, const std::string& job_id,
            request, response);
   if (!status.ok()) return PrintError(connection, status, err);
   PrintState(connection, response, response.job(), out);
-  return watch ? WatchJob(connection, job_id, options, out, err) : kDone;
+  if (!watch) return kDone;
+  WatchOptions watching = options;
+  watching.job_is_known = true;
+  return WatchJob(connection, job_id, watching, out, err);
 }
 
 }  // namespace finetune

@@ -20,6 +20,7 @@
 #include "client/training.h"
 #include "client/upload.h"
 #include "client/watch.h"
+#include "common/utf8.h"
 
 namespace finetune {
 namespace {
@@ -30,7 +31,9 @@ constexpr char kFooter[] =
     "\n"
     "Exit codes: 0 done; 1 the job failed or was cancelled, an image could "
     "not\n"
-    "be classified, or the server refused or does not serve; 2 usage;\n"
+    "be classified, the server refused or does not serve, or the output "
+    "could\n"
+    "not be written; 2 usage;\n"
     "3 server unreachable; 130 Ctrl-C while watching (the job goes on).";
 constexpr char kWatchHelp[] =
     "Follow the job to its end; Ctrl-C stops watching, not the job";
@@ -232,13 +235,21 @@ CLI::App* AddHealth(CLI::App& app, Arguments& arguments) {
   return health;
 }
 
-int Main(int argc, char** argv) {
+// As CLI11 says it, but arguments as ToPrintable gives them.
+std::string UsageError(const CLI::App* app, const CLI::Error& error) {
+  return CLI::FailureMessage::simple(
+      app, CLI::Error(error.get_name(), ToPrintable(error.what()),
+                      error.get_exit_code()));
+}
+
+ExitCode Main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Fine-tunes ResNet18 on your photos and classifies with it.",
                "finetune");
   app.require_subcommand(1);
   app.fallthrough();  // Options of the program may follow the command.
   app.footer(kFooter);
+  app.failure_message(UsageError);
   app.set_version_flag("--version", FINETUNE_VERSION);
   AddConnectionFlags(app, arguments.connection);
   const CLI::App* const start = AddStart(app, arguments);
@@ -333,4 +344,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace finetune
 
-int main(int argc, char** argv) { return finetune::Main(argc, argv); }
+int main(int argc, char** argv) {
+  const finetune::ExitCode code = finetune::Main(argc, argv);
+  return finetune::FinishOutput(code, std::cout, std::cerr);
+}

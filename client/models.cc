@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/job_text.h"
+#include "common/utf8.h"
 #include "finetune/v1/model_service.grpc.pb.h"
 
 namespace finetune {
@@ -26,10 +27,11 @@ void PrintModels(const std::vector<v1::Model>& models, std::ostream& out) {
   out << absl::StrFormat("%-*s  %-8s  %8s  %-16s  %s\n", name, "MODEL",
                          "PROMOTED", "TEST ACC", "CREATED", "JOB");
   for (const v1::Model& model : models) {
-    out << absl::StrFormat(
-        "%-*s  %-8s  %8.3f  %-16s  %s\n", name, ModelName(model.ref()),
-        model.promoted() ? "yes" : "", model.test_accuracy(),
-        LocalTime("%Y-%m-%d %H:%M", model.create_time()), model.job_id());
+    out << absl::StrFormat("%-*s  %-8s  %8.3f  %-16s  %s\n", name,
+                           ModelName(model.ref()),
+                           model.promoted() ? "yes" : "", model.test_accuracy(),
+                           LocalTime("%Y-%m-%d %H:%M", model.create_time()),
+                           ToPrintable(model.job_id()));
   }
 }
 

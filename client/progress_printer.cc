@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/job_text.h"
+#include "common/utf8.h"
 
 namespace finetune {
 namespace {
@@ -63,7 +64,7 @@ void ProgressPrinter::Print(const v1::FineTuneJob& job, absl::Time now) {
   }
   for (const std::string& warning : progress.warnings()) {
     if (warned_.insert(warning).second) {
-      Line(absl::StrCat("warning: ", warning));
+      Line(absl::StrCat("warning: ", ToPrintable(warning)));
     }
   }
   if (job.state() == v1::JOB_STATE_RUNNING && progress.step() > 0) {
@@ -101,10 +102,11 @@ void ProgressPrinter::PrintEvents(const v1::FineTuneJob& job) {
 
 void ProgressPrinter::PrintEnd(const v1::FineTuneJob& job) {
   if (job.state() == v1::JOB_STATE_FAILED) {
-    Line(absl::StrCat("failed: ", job.error().message()));
+    Line(absl::StrCat("failed: ", ToPrintable(job.error().message())));
   }
   if (job.state() == v1::JOB_STATE_CANCELLED) {
-    Line(absl::StrCat("cancelled; to go on: finetune resume ", job.job_id()));
+    Line(absl::StrCat("cancelled; to go on: finetune resume ",
+                      ToPrintable(job.job_id())));
   }
   if (job.state() != v1::JOB_STATE_SUCCEEDED) return;
   std::string line = absl::StrCat("model ", ModelName(job.model()));
@@ -113,10 +115,10 @@ void ProgressPrinter::PrintEnd(const v1::FineTuneJob& job) {
                           best->test_accuracy(), best->epoch());
   }
   if (job.hold_promotion()) absl::StrAppend(&line, ", not promoted");
-  absl::StrAppend(
-      &line, "; try: finetune classify --model ",
-      job.hold_promotion() ? ModelName(job.model()) : job.model().name(),
-      " IMAGE");
+  absl::StrAppend(&line, "; try: finetune classify --model ",
+                  job.hold_promotion() ? ModelName(job.model())
+                                       : ToPrintable(job.model().name()),
+                  " IMAGE");
   Line(line);
 }
 

@@ -205,5 +205,26 @@ TEST(ProgressPrinterTest, ModelThatIsNotPromotedIsNamedWithItsVersion) {
                         "--model hotdog@4 IMAGE\n"));
 }
 
+TEST(ProgressPrinterTest, NamesFromElsewhereCannotDrawOnTheTerminal) {
+  const std::string bad = "x\x1b[2J\ny", good = "x\\x1b[2J\\ny";
+  std::ostringstream out;
+  ProgressPrinter printer(/*terminal_width=*/0, out);
+  v1::FineTuneJob job = Running(0, 0);
+  job.set_job_id(bad);
+  job.mutable_dataset_stats()->add_skipped()->set_path(bad);
+  job.mutable_progress()->add_warnings(bad);
+  job.add_events()->set_message(bad);
+  printer.Print(job);
+  job.mutable_error()->set_message(bad);
+  job.mutable_model()->mutable_name()->assign(bad);
+  for (const auto state : {v1::JOB_STATE_FAILED, v1::JOB_STATE_CANCELLED,
+                           v1::JOB_STATE_SUCCEEDED}) {
+    job.set_state(state);
+    printer.Print(job);
+  }
+  EXPECT_EQ(CountOf(out.str(), good), 7);
+  EXPECT_THAT(out.str(), Not(HasSubstr("\x1b")));
+}
+
 }  // namespace
 }  // namespace finetune

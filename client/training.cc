@@ -10,6 +10,7 @@
 #include "client/job_text.h"
 #include "client/upload.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 
 namespace finetune {
@@ -45,8 +46,9 @@ absl::StatusOr<v1::StartFineTuneResponse> StartPatiently(
 // Uploads the folder that the request names, which then has its id.
 absl::Status UploadFor(const Connection& connection, int terminal_width,
                        v1::StartFineTuneRequest& request, std::ostream& out) {
+  RETURN_IF_ERROR(CheckMayUpload(connection));
   const std::string folder = request.dataset();
-  out << "the server has no data set " << folder
+  out << "the server has no data set " << ToPrintable(folder)
       << " of its own; uploading the local folder" << std::endl;
   ASSIGN_OR_RETURN(
       const v1::UploadDatasetResponse upload,
@@ -54,12 +56,26 @@ absl::Status UploadFor(const Connection& connection, int terminal_width,
                             {.terminal_width = terminal_width}, out));
   out << (upload.existed() ? "the server had it already: data set "
                            : "uploaded as data set ")
-      << upload.dataset().id() << std::endl;
+      << ToPrintable(upload.dataset().id()) << std::endl;
   request.set_dataset(upload.dataset().id());
   if (request.model_name().empty()) {
     request.set_model_name(ModelNameOf(folder));
   }
   return absl::OkStatus();
+}
+
+ExitCode WatchOrSayHow(const Connection& connection, const std::string& job_id,
+                       bool watch, const WatchOptions& options,
+                       std::ostream& out, std::ostream& err) {
+  if (watch) {
+    WatchOptions watching = options;
+    watching.job_is_known = true;
+    return WatchJob(connection, job_id, watching, out, err);
+  }
+  if (!connection.json) {
+    out << "watch it with: finetune watch " << ToPrintable(job_id) << "\n";
+  }
+  return kDone;
 }
 
 }  // namespace
@@ -68,6 +84,12 @@ ExitCode StartJob(const Connection& connection,
                   v1::StartFineTuneRequest request, bool watch,
                   const WatchOptions& options, std::ostream& out,
                   std::ostream& err) {
+  if (request.model_name().empty() && !GivesModelName(request.dataset())) {
+    err << "finetune: no model name can be made of "
+        << ToPrintable(request.dataset())
+        << ", which has no ASCII letter or digit: choose one with --name\n";
+    return kUsage;
+  }
   if (request.request_id().empty()) request.set_request_id(NewUuid());
   const absl::Duration first_wait = options.first_wait / 2;
   auto response = StartPatiently(connection, request, first_wait);
@@ -89,14 +111,10 @@ ExitCode StartJob(const Connection& connection,
   } else if (request.validate_only()) {
     PrintPlan(response->job(), out);
   } else {
-    out << "job " << job_id << std::endl;
+    out << "job " << ToPrintable(job_id) << std::endl;
   }
   if (request.validate_only()) return kDone;
-  if (watch) return WatchJob(connection, job_id, options, out, err);
-  if (!connection.json) {
-    out << "watch it with: finetune watch " << job_id << "\n";
-  }
-  return kDone;
+  return WatchOrSayHow(connection, job_id, watch, options, out, err);
 }
 
 ExitCode ShowJob(const Connection& connection, const std::string& job_id,

@@ -17,7 +17,8 @@ namespace finetune {
 // which is drawn where the request has none, this cannot start a second job.
 // With `validate_only`, prints what the job would be. A data set that the
 // server does not know, but that is a folder with train/ on this machine, is
-// uploaded first.
+// uploaded first, where the server lets us (see CheckMayUpload). kUsage where
+// the request names no model and the data set's name gives none.
 ExitCode StartJob(const Connection& connection,
                   v1::StartFineTuneRequest request, bool watch,
                   const WatchOptions& options, std::ostream& out,

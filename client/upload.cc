@@ -60,11 +60,12 @@ absl::StatusOr<SourceFn> Open(const fs::path& path) {
   });
 }
 
-// Of "pets/" and ".", too.
+// Of "pets/", also where it is not here, and of ".", too.
 std::string NameOf(const fs::path& path) {
   std::error_code error;
   const fs::path full = fs::canonical(path, error);
-  return (error ? path : full).filename().native();
+  if (!error) return full.filename().native();
+  return (path / "").lexically_normal().parent_path().filename().native();
 }
 
 struct Archive {
@@ -157,7 +158,7 @@ absl::Status Answered() { return absl::CancelledError("answered"); }
 void PrintDataset(const v1::UploadDatasetResponse& response,
                   std::ostream& out) {
   const v1::Dataset& dataset = response.dataset();
-  out << "data set " << dataset.id() << "\n"
+  out << "data set " << ToPrintable(dataset.id()) << "\n"
       << dataset.files() << " files, "
       << ByteText(static_cast<uint64_t>(dataset.bytes()))
       << (response.existed() ? "; the server had it already" : "") << std::endl;
@@ -170,8 +171,8 @@ absl::StatusOr<v1::UploadDatasetResponse> UploadFolderOrArchive(
     const UploadOptions& options, std::ostream& out) {
   const InterruptAllowed interrupt;
   ASSIGN_OR_RETURN(const Archive archive, Hash(path));
-  out << "sending " << path.native() << ", " << ByteText(archive.bytes)
-      << std::endl;
+  out << "sending " << ToPrintable(path.native()) << ", "
+      << ByteText(archive.bytes) << std::endl;
   Sender sender(connection);
   v1::UploadDatasetRequest request;
   request.mutable_header()->set_name(DatasetName(path, options));
@@ -196,9 +197,21 @@ absl::StatusOr<v1::UploadDatasetResponse> UploadFolderOrArchive(
   return sender.Finish();
 }
 
+absl::Status CheckMayUpload(const Connection& connection) {
+  const auto stub = v1::DatasetService::NewStub(connection.channel);
+  v1::ListDatasetsRequest request;
+  request.set_page_size(1);
+  v1::ListDatasetsResponse response;
+  return Call(connection, *stub, &v1::DatasetService::Stub::ListDatasets,
+              request, response);
+}
+
 ExitCode UploadDataset(const Connection& connection, const fs::path& path,
                        const UploadOptions& options, std::ostream& out,
                        std::ostream& err) {
+  if (const absl::Status may = CheckMayUpload(connection); !may.ok()) {
+    return PrintError(connection, may, err);
+  }
   UploadOptions printed = options;
   if (connection.json) printed.terminal_width = 0;
   const auto response = UploadFolderOrArchive(connection, path, printed,
@@ -227,6 +240,12 @@ std::string ModelNameOf(const fs::path& folder) {
       [](char c) { return !absl::ascii_islower(c) && !absl::ascii_isdigit(c); },
       '-');
   return name;
+}
+
+bool GivesModelName(const fs::path& folder) {
+  const std::string name = NameOf(folder);
+  return name.empty() || name == "." || name == ".." ||
+         ModelNameOf(folder).find_first_not_of('-') != std::string::npos;
 }
 
 }  // namespace finetune

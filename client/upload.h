@@ -31,6 +31,10 @@ absl::StatusOr<v1::UploadDatasetResponse> UploadFolderOrArchive(
     const Connection& connection, const std::filesystem::path& path,
     const UploadOptions& options, std::ostream& out);
 
+// Whether the server would take an upload of ours, which UploadFolderOrArchive
+// asks only after it has read everything: a call that needs the same role.
+absl::Status CheckMayUpload(const Connection& connection);
+
 // `finetune upload`: prints the data set's id.
 ExitCode UploadDataset(const Connection& connection,
                        const std::filesystem::path& path,
@@ -42,6 +46,11 @@ bool IsDatasetFolder(const std::filesystem::path& path);
 
 // The model name that a server gives to a job on a folder of that name.
 std::string ModelNameOf(const std::filesystem::path& folder);
+
+// Whether the folder's name has an ASCII letter or digit that ModelNameOf
+// keeps. Names without are all dashes as a model name, many of them the same.
+// True for what ends in no name, such as "" or "..".
+bool GivesModelName(const std::filesystem::path& folder);
 
 }  // namespace finetune
 

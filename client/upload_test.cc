@@ -77,8 +77,9 @@ class FakeDatasets final : public v1::DatasetService::Service {
   grpc::Status ListDatasets(grpc::ServerContext*,
                             const v1::ListDatasetsRequest* request,
                             v1::ListDatasetsResponse* response) override {
+    if (!list_status.ok()) return ToGrpcStatus(list_status);
     const bool first = request->page_token().empty();
-    response->add_datasets()->set_name(first ? "new" : "old");
+    response->add_datasets()->set_name(first ? list_name : "old");
     if (first) response->set_next_page_token("more");
     return grpc::Status::OK;
   }
@@ -92,6 +93,8 @@ class FakeDatasets final : public v1::DatasetService::Service {
 
   std::string known;     // Checksum.
   absl::Status refusal;  // After the header.
+  absl::Status list_status;
+  std::string list_name = "new";
   v1::UploadHeader header;
   std::string received;
 };
@@ -291,6 +294,51 @@ TEST_F(UploadTest, StartUploadsALocalFolderThatTheServerDoesNotKnow) {
   }
 }
 
+TEST_F(UploadTest, WhoMayNotUploadIsToldBeforeTheFolderIsRead) {
+  datasets_.list_status = absl::PermissionDeniedError("may only classify");
+  training_.refusal = datasets_.list_status;
+  // Whoever reads the folder finds that it is no data set.
+  std::filesystem::remove_all(folder_ / "test");
+  v1::StartFineTuneRequest request;
+  request.set_dataset(folder_.string());
+  EXPECT_EQ(StartJob(connection_, request, false, {}, out_, err_), kFailed);
+  EXPECT_EQ(Upload(folder_), kFailed);
+  EXPECT_EQ(out_.str(), "");
+  EXPECT_EQ(err_.str(),
+            "finetune: may only classify\nfinetune: may only classify\n");
+}
+
+TEST_F(UploadTest, LocalFolderThatGivesNoModelNameIsNotSent) {
+  const auto dogs = dir_.path() / "\xe7\x8a\xac";
+  std::filesystem::rename(folder_, dogs);
+  v1::StartFineTuneRequest request;
+  request.set_dataset(dogs / ".");
+  EXPECT_EQ(StartJob(connection_, request, false, {}, out_, err_), kUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--name"));
+  EXPECT_EQ(datasets_.header.name(), "");
+  request.set_model_name("dogs");
+  EXPECT_EQ(StartJob(connection_, request, false, {}, out_, err_), kDone);
+  EXPECT_EQ(training_.requests.back().model_name(), "dogs");
+}
+
+TEST_F(UploadTest, PathsAndNamesCannotDrawOnTheTerminal) {
+  const auto drawing = dir_.path() / "a\x1b[2J\nb";
+  std::filesystem::rename(folder_, drawing);
+  datasets_.list_name = "a\x1b[2J\nb";
+  v1::StartFineTuneRequest request;
+  request.set_dataset(drawing.string());
+  EXPECT_EQ(StartJob(connection_, request, false, {}, out_, err_), kDone);
+  EXPECT_EQ(Upload(drawing), kDone);
+  EXPECT_EQ(Upload(dir_.path() / "n\x1b[2J\nb"), kFailed);
+  EXPECT_EQ(ListDatasets(connection_, out_, err_), kDone);
+  EXPECT_EQ(DeleteDataset(connection_, "n\x1b[2J\nb", out_, err_), kFailed);
+  EXPECT_THAT(out_.str(), HasSubstr("/a\\x1b[2J\\nb, "));
+  EXPECT_THAT(out_.str(), HasSubstr("  a\\x1b[2J\\nb\n"));
+  EXPECT_THAT(err_.str(), HasSubstr("n\\x1b[2J\\nb is neither"));
+  EXPECT_THAT(err_.str(), HasSubstr("\"n\\x1b[2J\\nb\"\n"));
+  EXPECT_EQ((out_.str() + err_.str()).find('\x1b'), std::string::npos);
+}
+
 TEST_F(UploadTest, StartUploadsNothingElse) {
   v1::StartFineTuneRequest request;
   request.set_dataset("pets");  // No such folder here.
@@ -327,6 +375,19 @@ TEST_F(UploadTest, DeletionSaysWhatHappened) {
 TEST(ModelNameOfTest, FollowsTheServersRule) {
   EXPECT_EQ(ModelNameOf("/data/My_Pets 2"), "my-pets-2");
   EXPECT_EQ(ModelNameOf("/data/" + std::string(100, 'x')).size(), 63u);
+}
+
+TEST(GivesModelNameTest, NeedsAnAsciiLetterOrDigit) {
+  for (const char* name : {"pets", "2024", "/data/Pets/",
+                           "K\xc3\xa4"
+                           "fer",
+                           "", "/", ".."}) {
+    EXPECT_TRUE(GivesModelName(name)) << name;
+  }
+  for (const char* name : {"---", "\xe7\x8a\xac", "pets/\xe7\x8a\xac/"}) {
+    EXPECT_FALSE(GivesModelName(name)) << name;
+  }
+  EXPECT_FALSE(GivesModelName(std::string(63, '_') + "pets"));
 }
 
 TEST(TransferPrinterTest, BarShowsBytesSpeedAndEta) {

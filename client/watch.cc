@@ -8,11 +8,13 @@
 #include <algorithm>
 #include <memory>
 #include <thread>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "client/progress_printer.h"
 #include "common/grpc_status.h"
 #include "common/mutex.h"
+#include "common/utf8.h"
 #include "finetune/v1/training_service.grpc.pb.h"
 
 namespace finetune {
@@ -63,6 +65,20 @@ class InterruptGuard {
   std::jthread thread_;
 };
 
+// Whether the next stream would end in the same way.
+bool IsFinal(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kUnimplemented:
+      return true;
+    default:
+      return false;
+  }
+}
+
 // One watch, over as many streams as it takes.
 class Watch {
  public:
@@ -73,29 +89,33 @@ class Watch {
         out_(out),
         err_(err),
         stub_(v1::TrainingService::NewStub(connection.channel)),
-        printer_(options.terminal_width, out) {
+        printer_(options.terminal_width, out),
+        is_known_(options.job_is_known) {
     request_.set_job_id(job_id);
   }
 
   ExitCode Run() {
-    absl::Duration waited;  // Since the last news of the job.
+    absl::Duration waited;  // Since the server last answered.
     for (int failures = 0;; ++failures) {
       const uint64_t before = request_.after_sequence();
       const absl::Status status = FollowStream();
       if (HasEnded(latest_.job())) return ExitCodeOf(latest_.job());
       if (interrupt_.WaitFor(absl::ZeroDuration())) return Interrupted();
-      if (request_.after_sequence() > before) {
-        failures = 0;
+      if (IsFinal(status)) return Fail(status);
+      const bool has_news = request_.after_sequence() > before;
+      if (has_news) failures = 0;
+      if (has_news || Answers()) {
+        is_known_ = true;
         waited = absl::ZeroDuration();
+        lost_is_said_ = false;
+      } else if (!is_known_ && ExitCodeOf(status) == kUnreachable) {
+        return Fail(status);
+      } else {
+        SayLost(status);
       }
       const absl::Duration wait =
           options_.first_wait * (1 << std::min(failures, 3));
-      if (!absl::IsUnavailable(status) || request_.after_sequence() == 0 ||
-          waited + wait > options_.patience) {
-        printer_.Break();
-        return PrintError(connection_, status, err_);
-      }
-      if (failures == 0) SayLost(status);
+      if (waited + wait > options_.patience) return GiveUp(status);
       if (interrupt_.WaitFor(wait)) return Interrupted();
       waited += wait;
     }
@@ -124,17 +144,46 @@ class Watch {
     return status;
   }
 
+  // Whether the server knows the job, which a stream without news leaves open:
+  // a proxy may have ended it while nothing happened. A job that has ended is
+  // then asked for from the start: a stream after a number that the server has
+  // lost, in a crash, ends without the job's last state.
+  bool Answers() {
+    grpc::ClientContext context;
+    connection_.PrepareCall(context);
+    interrupt_.Guard(&context);
+    v1::GetProgressRequest request;
+    request.set_job_id(request_.job_id());
+    v1::GetProgressResponse response;
+    const bool ok = stub_->GetProgress(&context, request, &response).ok();
+    interrupt_.Guard(nullptr);
+    if (ok && HasEnded(response.job())) request_.set_after_sequence(0);
+    return ok;
+  }
+
+  // Once for each time that the server is away.
   void SayLost(const absl::Status& status) {
+    if (std::exchange(lost_is_said_, true)) return;
     printer_.Break();
-    err_ << "finetune: " << connection_.server << " has gone ("
-         << status.message() << "); trying again for "
+    err_ << "finetune: " << ToPrintable(connection_.server) << " has gone ("
+         << ToPrintable(status.message()) << "); trying again for "
          << absl::FormatDuration(options_.patience) << std::endl;
+  }
+
+  ExitCode Fail(const absl::Status& status) {
+    printer_.Break();
+    return PrintError(connection_, status, err_);
+  }
+
+  // Whatever a proxy makes of it: there was no answer in time.
+  ExitCode GiveUp(const absl::Status& status) {
+    return Fail(absl::UnavailableError(status.message()));
   }
 
   ExitCode Interrupted() {
     printer_.Break();
     err_ << "The job goes on. Watch it again with: finetune watch "
-         << request_.job_id() << "\n";
+         << ToPrintable(request_.job_id()) << "\n";
     return kInterrupted;
   }
 
@@ -147,6 +196,8 @@ class Watch {
   InterruptGuard interrupt_;
   v1::WatchProgressRequest request_;
   v1::WatchProgressResponse latest_;
+  bool is_known_;  // The server has answered for the job.
+  bool lost_is_said_ = false;
 };
 
 }  // namespace

@@ -17,15 +17,21 @@ namespace finetune {
 struct WatchOptions {
   int terminal_width = 0;  // Columns; 0: not a terminal.
   // After a broken stream: how long to wait before the first try, and for how
-  // long to wait in all without news of the job. Each wait doubles, up to eight
-  // times the first. Enough for a server that is restarted or moved.
+  // long to wait in all for a server that does not answer. Each wait doubles,
+  // up to eight times the first, until there is news of the job. Enough for a
+  // server that is restarted or moved.
   absl::Duration first_wait = absl::Seconds(1);  // > 0.
   absl::Duration patience = absl::Minutes(10);
+  // The server has just answered for the job: it is waited for also where the
+  // first stream does not reach it. Else that ends the watch at once.
+  bool job_is_known = false;
 };
 
 // Prints progress until the job ends: kDone if it succeeded, kFailed if it
 // failed or was cancelled; kUnreachable if the server stays away. A stream that
-// breaks goes on where it was. With SIGINT blocked in the process, as
+// ends before the job, in any way, goes on where it was, unless the server
+// refuses it: NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, INVALID_ARGUMENT
+// or UNIMPLEMENTED is kFailed. With SIGINT blocked in the process, as
 // BlockInterrupt does it, Ctrl-C ends the watch with kInterrupted and says how
 // to take it up again; the job runs on.
 ExitCode WatchJob(const Connection& connection, const std::string& job_id,

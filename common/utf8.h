@@ -16,6 +16,11 @@ bool IsUtf8(absl::string_view bytes);
 // `bytes` where they are UTF-8, else all that is not ASCII as \x escapes.
 std::string ToUtf8(absl::string_view bytes);
 
+// `bytes` as they may be printed on one line of a terminal: control characters
+// (of ASCII, DEL, and U+0080..U+009F) and what is not UTF-8 as \n, \r, \t or
+// \xNN for each byte. All else, a backslash too, stays as it is.
+std::string ToPrintable(absl::string_view bytes);
+
 }  // namespace finetune
 
 #endif  // COMMON_UTF8_H_

@@ -22,5 +22,24 @@ TEST(Utf8Test, OtherBytesAreEscaped) {
   EXPECT_EQ(ToUtf8("caf\xe9.jpg"), "caf\\xe9.jpg");
 }
 
+TEST(Utf8Test, PrintableTextHasNoControlCharacters) {
+  EXPECT_EQ(ToPrintable("a\x1b[2J\nb\r\tc\x7f"), "a\\x1b[2J\\nb\\r\\tc\\x7f");
+  EXPECT_EQ(ToPrintable(absl::string_view("a\0b", 3)), "a\\x00b");
+  EXPECT_EQ(ToPrintable("\xc2\x80\xc2\x9b\xc2\x9f"),
+            "\\xc2\\x80\\xc2\\x9b\\xc2\\x9f");
+}
+
+TEST(Utf8Test, PrintableTextIsUtf8) {
+  EXPECT_EQ(ToPrintable("caf\xe9 h\xc3\xbctte"), "caf\\xe9 h\xc3\xbctte");
+  EXPECT_EQ(ToPrintable("cut \xe2\x82"), "cut \\xe2\\x82");
+}
+
+TEST(Utf8Test, OtherTextIsPrintableAsItIs) {
+  for (const char* same :
+       {"", "a b~", "\xc2\xa0", "\xe2\x82\xac", "a\\b", "\xf0\x9f\x8c\xad"}) {
+    EXPECT_EQ(ToPrintable(same), same);
+  }
+}
+
 }  // namespace
 }  // namespace finetune
