@@ -220,8 +220,16 @@ absl::StatusOr<JobRequest> ToJobRequest(const v1::StartFineTuneRequest& request,
       const std::string name,
       FindDataset(request.dataset(), data_root, find_upload, out.origin));
   job.set_dataset(request.dataset());
-  job.set_model_name(request.model_name().empty() ? ToModelName(name)
-                                                  : request.model_name());
+  job.set_model_name(request.model_name());
+  if (request.model_name().empty()) {
+    job.set_model_name(ToModelName(name));
+    // Many names become the same dashes.
+    if (job.model_name().find_first_not_of('-') == std::string::npos) {
+      return InvalidFieldError(
+          "model_name",
+          "given: the data set's name has no ASCII letter or digit");
+    }
+  }
   job.set_hold_promotion(request.hold_promotion());
   *job.mutable_labels() = request.labels();
   if (request.has_max_run_duration()) {

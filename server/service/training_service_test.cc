@@ -333,6 +333,19 @@ TEST_F(TrainingServiceTest, UploadedDatasetIsFoundByItsId) {
   EXPECT_EQ(Start(request)->model_name(), "my-pets");
 }
 
+TEST_F(TrainingServiceTest, DatasetWhoseNameGivesNoModelNameNeedsOne) {
+  dir_.Write("data/\xe7\x8c\xab/train/cat/1.jpg", "");
+  dir_.Write("data/\xe7\x8c\xab/test/cat/1.jpg", "");
+  v1::StartFineTuneRequest request;
+  request.set_dataset("\xe7\x8c\xab");
+  request.set_validate_only(true);
+  const auto refused = Start(request);
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("model_name"));
+  request.set_model_name("cats");
+  EXPECT_EQ(Start(request)->model_name(), "cats");
+}
+
 TEST_F(TrainingServiceTest, RepeatedRequestIdGivesTheSameJobOrIsRefused) {
   v1::StartFineTuneRequest request;
   request.set_dataset("pets");
