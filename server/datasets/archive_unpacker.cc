@@ -23,6 +23,7 @@ namespace finetune {
 namespace {
 
 constexpr size_t kMaxPathBytes = 4096;
+constexpr uint64_t kBlockBytes = 4096;
 constexpr size_t kMaxPartBytes = 255;
 constexpr size_t kMaxDepth = 32;
 constexpr size_t kMaxNameShown = 200;
@@ -148,6 +149,7 @@ class Unpacker {
   absl::StatusOr<PathParts> CheckName() const;
   absl::Status CheckKind(archive_entry* entry) const;
   absl::Status CheckCount() const;
+  absl::Status CheckTotal() const;
   absl::Status WriteFile(archive_entry* entry, const PathParts& path);
   // Reads the entry's data and, where `fd` is not -1, writes it.
   absl::Status CopyData(archive_entry* entry, int fd);
@@ -186,11 +188,22 @@ absl::Status Unpacker::UnpackEntry(archive_entry* entry) {
 }
 
 absl::Status Unpacker::CheckCount() const {
-  if (entries_ + writer_.folders() <= limits_.max_files) {
-    return absl::OkStatus();
+  if (entries_ + writer_.folders() > limits_.max_files) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the archive holds more than ", limits_.max_files,
+                     " files and folders"));
   }
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "the archive holds more than ", limits_.max_files, " files and folders"));
+  return CheckTotal();
+}
+
+// Each file and folder takes a block of the disk, however little is in it.
+absl::Status Unpacker::CheckTotal() const {
+  const uint64_t total =
+      static_cast<uint64_t>(result_.bytes) +
+      kBlockBytes * static_cast<uint64_t>(entries_ + writer_.folders());
+  if (total <= limits_.max_total_bytes) return absl::OkStatus();
+  return Exhausted(absl::StrCat("the archive unpacks to more than ",
+                                limits_.max_total_bytes, " bytes"));
 }
 
 absl::StatusOr<PathParts> Unpacker::CheckName() const {
@@ -267,12 +280,10 @@ absl::Status Unpacker::CopyData(archive_entry* entry, int fd) {
       return Exhausted(absl::StrCat("a file may have at most ",
                                     limits_.max_file_bytes, " bytes"));
     }
-    const auto total = static_cast<uint64_t>(result_.bytes);
-    if (total > limits_.max_total_bytes) {
-      return Exhausted(absl::StrCat("the archive unpacks to more than ",
-                                    limits_.max_total_bytes, " bytes"));
+    RETURN_IF_ERROR(CheckTotal());
+    if (source_.IsOverRatio(static_cast<uint64_t>(result_.bytes))) {
+      return RatioError(limits_.max_ratio);
     }
-    if (source_.IsOverRatio(total)) return RatioError(limits_.max_ratio);
     RETURN_IF_ERROR(Write(fd, {static_cast<const char*>(buffer), size}));
   }
   if (archive_entry_size_is_set(entry) &&

@@ -12,7 +12,8 @@
 namespace finetune {
 
 struct UnpackLimits {
-  uint64_t max_total_bytes = uint64_t{64} << 30;  // Of all files together.
+  // Of all files together, and 4096 for each file and folder.
+  uint64_t max_total_bytes = uint64_t{64} << 30;
   uint64_t max_file_bytes = 64 << 20;  // The most that an image may have.
   int64_t max_files = 5'000'000;       // Entries, and folders made for them.
   // Unpacked bytes may be at most this many times those received, and

@@ -212,18 +212,29 @@ TEST_F(ArchiveUnpackerTest, JunkOfMacOsIsLeftOut) {
 
 TEST_F(ArchiveUnpackerTest, EachLimitIsKeptToTheByte) {
   const std::string bytes = MakeArchive({{"a/1", "123"}, {"a/2", "4567"}});
-  limits_ = {.max_total_bytes = 7, .max_file_bytes = 4, .max_files = 3};
+  constexpr uint64_t kTotal = 7 + 3 * 4096;  // Two files and their folder.
+  limits_ = {.max_total_bytes = kTotal, .max_file_bytes = 4, .max_files = 3};
   EXPECT_THAT(Unpack(bytes), IsOk());
   for (const UnpackLimits& less :
-       {UnpackLimits{.max_total_bytes = 6}, UnpackLimits{.max_file_bytes = 3},
-        UnpackLimits{.max_files = 2}}) {
+       {UnpackLimits{.max_total_bytes = kTotal - 1},
+        UnpackLimits{.max_file_bytes = 3}, UnpackLimits{.max_files = 2}}) {
     limits_ = less;
     EXPECT_THAT(Unpack(bytes), StatusIs(absl::StatusCode::kResourceExhausted));
   }
 }
 
+TEST_F(ArchiveUnpackerTest, EmptyFoldersCountAsWhatTheyTakeOnADisk) {
+  std::vector<TestEntry> folders;
+  for (int i = 0; i < 100; ++i) {
+    folders.push_back({"train/" + std::to_string(i) + "/"});
+  }
+  limits_.max_total_bytes = 300'000;
+  EXPECT_THAT(Unpack(MakeArchive(folders)),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+}
+
 TEST_F(ArchiveUnpackerTest, JunkCountsToo) {
-  limits_.max_total_bytes = 3;
+  limits_.max_total_bytes = 4096 + 3;
   EXPECT_THAT(Refusal({"__MACOSX/a", "1234"}),
               StatusIs(absl::StatusCode::kResourceExhausted));
 }

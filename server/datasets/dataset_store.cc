@@ -265,9 +265,24 @@ void DatasetStore::Sweep() {
       path = std::move(trash_.front());
       trash_.pop_front();
     }
-    std::error_code ignored;  // What stays is removed at the next start.
-    fs::remove_all(path, ignored);
+    RemoveTrash(path);
   }
+}
+
+// What stays is removed at the next start.
+bool DatasetStore::RemoveTrash(const fs::path& path) {
+  {
+    const MutexLock lock(sweep_mu_);
+    if (closing_) return false;
+  }
+  std::error_code ignored;
+  if (fs::is_directory(fs::symlink_status(path, ignored))) {
+    for (const auto& entry : fs::directory_iterator(path, ignored)) {
+      if (!RemoveTrash(entry.path())) return false;
+    }
+  }
+  fs::remove(path, ignored);
+  return true;
 }
 
 }  // namespace finetune

@@ -98,6 +98,10 @@ class DatasetStore {
   absl::Status Discard(const std::filesystem::path& path)
       ABSL_LOCKS_EXCLUDED(sweep_mu_);
   void Sweep() ABSL_LOCKS_EXCLUDED(sweep_mu_);
+  // Entry by entry, so that an end of the server need not wait for all of them:
+  // false if it has come.
+  bool RemoveTrash(const std::filesystem::path& path)
+      ABSL_LOCKS_EXCLUDED(sweep_mu_);
 
   const Options options_;
   Database& database_;

@@ -74,6 +74,10 @@ bool IsOutOfGpuMemory(absl::string_view what) {
          absl::StrContains(what, "unable to find an engine");
 }
 
+bool IsOutOfCpuMemory(absl::string_view what) {
+  return absl::StrContains(what, "DefaultCPUAllocator");
+}
+
 absl::string_view FirstLine(absl::string_view what) {
   return what.substr(0, what.find('\n'));
 }

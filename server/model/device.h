@@ -44,6 +44,9 @@ void ForgetCudaError();
 // left: PyTorch's own allocator, CUDA, cuBLAS and cuDNN each say it otherwise.
 bool IsOutOfGpuMemory(absl::string_view what);
 
+// The same of the machine's own memory.
+bool IsOutOfCpuMemory(absl::string_view what);
+
 // Of a c10::Error's message: CUDA's go on with advice on how to debug it.
 absl::string_view FirstLine(absl::string_view what);
 

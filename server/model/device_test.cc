@@ -5,6 +5,7 @@
 #include "common/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "torch/torch.h"
 
 namespace finetune {
 namespace {
@@ -55,6 +56,17 @@ TEST(DeviceTest, LackOfGpuMemoryIsKnownInAllItsWords) {
   EXPECT_TRUE(IsOutOfGpuMemory(
       "GET was unable to find an engine to execute this computation"));
   EXPECT_FALSE(IsOutOfGpuMemory("CUDA error: an illegal memory access"));
+}
+
+TEST(DeviceTest, LackOfTheMachinesMemoryIsKnown) {
+  std::string what;
+  try {
+    torch::empty({int64_t{1} << 56});
+  } catch (const c10::Error& e) {
+    what = e.what_without_backtrace();
+  }
+  EXPECT_TRUE(IsOutOfCpuMemory(what)) << what;
+  EXPECT_FALSE(IsOutOfGpuMemory(what)) << what;
 }
 
 TEST(DeviceTest, GpuComputesAndIsNamed) {
