@@ -5,15 +5,30 @@
 
 #include <atomic>
 #include <iostream>
+#include <string>
 #include <thread>
 
+#include "common/flag_names.h"
 #include "server/library_log.h"
 #include "server/log.h"
 #include "server/options.h"
+#include "server/process_start.h"
 #include "server/server.h"
 #include "server/service/create_token_file.h"
+#include "server/settings_file.h"
 
 namespace {
+
+// What `app` says of an error of the settings: one line.
+std::string InOneLine(const CLI::App* app, const CLI::Error& error) {
+  return app->get_name() + ": " + error.what() + "\n";
+}
+
+void WarnOfUnknownVariables(const CLI::App& app) {
+  for (const std::string& text : finetune::UnknownVariables(app, environ)) {
+    finetune::LogEvent(spdlog::level::warn, {{"message", text}});
+  }
+}
 
 // As --create_token_file says. The token is printed this one time.
 absl::Status CreateTokens(const finetune::ServerOptions& options) {
@@ -43,11 +58,13 @@ int Serve(const finetune::ServerOptions& options, const sigset_t& signals) {
   int signal_number = 0;
   sigwait(&signals, &signal_number);
   draining = true;
-  std::thread([signals] {
+  std::thread([hurried = signals]() mutable {
     // Whoever asks twice is in a hurry. What is on disk is whole at any time,
-    // and trainers die with this process.
+    // and trainers die with this process. A terminal that goes away may say so
+    // twice, by the shell and by the system.
+    sigdelset(&hurried, SIGHUP);
     int again = 0;
-    sigwait(&signals, &again);
+    sigwait(&hurried, &again);
     _exit(128 + again);
   }).detach();
   (*server)->Shutdown();
@@ -57,13 +74,11 @@ int Serve(const finetune::ServerOptions& options, const sigset_t& signals) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  finetune::OpenStandardStreams();
+  finetune::MakeNewFilesPrivate();
+  finetune::RaiseFileLimit();
   // Before any thread exists, so that all of them leave the signals to sigwait.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
+  const sigset_t signals = finetune::BlockEndingSignals();
 
   finetune::ServerOptions options;
   CLI::App app(
@@ -73,7 +88,9 @@ int main(int argc, char** argv) {
       "the environment.",
       "finetuned");
   app.set_version_flag("--version", FINETUNE_VERSION);
+  app.failure_message(InOneLine);
   finetune::AddServerOptions(app, options);
+  finetune::SpellFlagsAs(app, argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -86,6 +103,7 @@ int main(int argc, char** argv) {
   }
   finetune::SetUpLog(
       {.format = options.log_format, .level = options.log_level});
+  WarnOfUnknownVariables(app);
   const int exit_code = Serve(options, signals);
   finetune::ShutDownLog();
   return exit_code;

@@ -2,8 +2,13 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
 #include <system_error>
 #include <thread>
+
+#include "absl/status/status.h"
+#include "common/address.h"
+#include "server/settings_file.h"
 
 namespace finetune {
 namespace {
@@ -34,10 +39,29 @@ struct Adder {
   }
 };
 
+// A check that says what `check` says, and nothing in --help.
+CLI::Validator Checked(absl::Status (*check)(absl::string_view)) {
+  return CLI::Validator(
+      [check](const std::string& value) {
+        return std::string(check(value).message());
+      },
+      "");
+}
+
+absl::Status CheckMetricsAddress(absl::string_view address) {
+  return address.empty() ? absl::OkStatus() : CheckHostPort(address);
+}
+
+absl::Status CheckNamesAFolder(absl::string_view path) {
+  if (!path.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("it is empty, and must name a folder");
+}
+
 void AddListening(CLI::App& app, const Adder& add, ServerOptions& options) {
   add("--address", "FINETUNED_ADDRESS", options.address,
       "HOST:PORT to listen on; port 0 takes a free one. Other machines can "
-      "reach it only with TLS and with tokens or client certificates");
+      "reach it only with TLS and with tokens or client certificates")
+      ->check(Checked(CheckAddress));
   add("--token_file", "FINETUNED_TOKEN_FILE", options.token_file,
       "Who may call: lines `admin TOKEN` or `classify TOKEN`");
   app.add_flag("--create_token_file", options.create_token_file,
@@ -71,7 +95,8 @@ void AddListening(CLI::App& app, const Adder& add, ServerOptions& options) {
 void AddOperations(const Adder& add, ServerOptions& options) {
   add("--metrics_address", "FINETUNED_METRICS_ADDRESS", options.metrics_address,
       "HOST:PORT of Prometheus' metrics; none by default. Without TLS: another "
-      "machine's needs --insecure_bind");
+      "machine's needs --insecure_bind")
+      ->check(Checked(CheckMetricsAddress));
   add("--log_format", "FINETUNED_LOG_FORMAT", options.log_format,
       "text, json, or auto: text on a terminal")
       ->check(CLI::IsMember({"auto", "text", "json"}));
@@ -178,9 +203,11 @@ ServerOptions::ServerOptions()
 void AddServerOptions(CLI::App& app, ServerOptions& options) {
   const Adder add{app};
   app.set_config("--config", "", "File of settings, one `name = value` a line");
+  app.config_formatter(std::make_shared<SettingsFile>(app));
   AddListening(app, add, options);
   add("--state_dir", "FINETUNED_STATE_DIR", options.state_dir,
-      "Folder for jobs and models; created if absent");
+      "Folder for jobs and models; created if absent")
+      ->check(Checked(CheckNamesAFolder));
   add("--data_root", "FINETUNED_DATA_ROOT", options.data_root,
       "Folder that all data sets lie in")
       ->check(CLI::ExistingDirectory);

@@ -66,7 +66,8 @@ struct ServerOptions {
   ServerOptions();
 };
 
-// Declares every setting on `app`, which then parses into `options`.
+// Declares every setting on `app`, which then parses into `options`: flags, the
+// file of --config (as SettingsFile) and the environment.
 void AddServerOptions(CLI::App& app, ServerOptions& options);
 
 }  // namespace finetune

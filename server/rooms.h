@@ -46,7 +46,10 @@ struct ServerRooms {
 
   ~ServerRooms() { metrics.Close(); }  // It asks the other rooms.
 
-  absl::Status Listen(const ServerOptions& options);
+  // `builder` is configured as ConfigureListening does; `port` is the one that
+  // it was given for the result.
+  absl::Status Listen(const ServerOptions& options,
+                      grpc::ServerBuilder& builder, const int& port);
 
   // Into memory, for Classify. A failure is logged, and told to health where it
   // is the default model's; a device that fails for good ends the server.

@@ -54,6 +54,26 @@ absl::StatusOr<std::unique_ptr<Authorizer>> OpenAuthorizer(
   return Authorizer::Open(token_file);
 }
 
+// Whether the addresses may be listened on, and can be: before the state folder
+// is opened, whose jobs a failed start must not touch.
+absl::Status CheckAddresses(const ServerOptions& options) {
+  RETURN_IF_ERROR(CheckCanBind(options.address));
+  const std::string& metrics = options.metrics_address;
+  if (metrics.empty()) return absl::OkStatus();
+  if (!options.insecure_bind && !IsLoopbackAddress(metrics)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "--metrics_address ", metrics,
+        " can be reached from other machines, and has neither TLS nor "
+        "tokens: use a loopback address, or say --insecure_bind where a "
+        "firewall guards the port"));
+  }
+  if (metrics == options.address && !absl::EndsWith(metrics, ":0")) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--address and --metrics_address are both ", metrics));
+  }
+  return CheckCanBind(metrics);
+}
+
 // As --device says; "auto" takes the CPU where the GPU cannot be used, and says
 // why.
 absl::StatusOr<std::string> ChooseDevice(const std::string& name) {
@@ -72,25 +92,17 @@ bool WantsLine(const std::string& which, const CallRecord& call) {
 
 }  // namespace
 
-absl::Status ServerRooms::Listen(const ServerOptions& options) {
+absl::Status ServerRooms::Listen(const ServerOptions& options,
+                                 grpc::ServerBuilder& builder,
+                                 const int& port) {
   grpc::EnableDefaultHealthCheckService(true);
   // Links health.proto in, for reflection to describe.
   google::protobuf::LinkMessageReflection<
       grpc::health::v1::HealthCheckRequest>();
   if (!options.metrics_address.empty()) {
-    if (!options.insecure_bind && !IsLoopbackAddress(options.metrics_address)) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "--metrics_address ", options.metrics_address,
-          " can be reached from other machines, and has neither TLS nor "
-          "tokens: use a loopback address, or say --insecure_bind where a "
-          "firewall guards the port"));
-    }
     ASSIGN_OR_RETURN(metrics_address, metrics.Expose(options.metrics_address));
   }
-  grpc::ServerBuilder builder;
   calls.Attach(builder);
-  int port = 0;
-  RETURN_IF_ERROR(ConfigureListening(ToListenOptions(options), builder, &port));
   builder.RegisterService(&training_service);
   builder.RegisterService(&dataset_service);
   builder.RegisterService(&inference_service);
@@ -99,6 +111,8 @@ absl::Status ServerRooms::Listen(const ServerOptions& options) {
   AddReflection(builder);
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr || port == 0) {
+    // Another process came first after all.
+    RETURN_IF_ERROR(CheckCanBind(options.address));
     return absl::UnavailableError(
         absl::StrCat("cannot listen on ", options.address));
   }
@@ -182,6 +196,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options, std::function<void()> on_fatal) {
   ASSIGN_OR_RETURN(std::string device, ChooseDevice(options.device));
   ASSIGN_OR_RETURN(auto authorizer, OpenAuthorizer(options.token_file));
+  grpc::ServerBuilder builder;
+  int port = 0;
+  RETURN_IF_ERROR(ConfigureListening(ToListenOptions(options), builder, &port));
+  RETURN_IF_ERROR(CheckAddresses(options));
   ASSIGN_OR_RETURN(
       auto state,
       StateFolder::Open(std::filesystem::absolute(options.state_dir),
@@ -191,7 +209,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   auto rooms = std::make_unique<ServerRooms>(
       options, std::move(device), std::move(state), std::move(authorizer),
       std::move(activity), std::move(on_fatal));
-  RETURN_IF_ERROR(rooms->Listen(options));
+  RETURN_IF_ERROR(rooms->Listen(options, builder, port));
   rooms->scheduler.Start();
   spdlog::info("serving on {}, device {}, state in {}", rooms->address,
                DeviceText(rooms->device), options.state_dir.native());

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,6 +11,7 @@
 #include "common/file.h"
 #include "common/rpc_status.h"
 #include "common/status_macros.h"
+#include "spdlog/spdlog.h"
 
 namespace finetune {
 namespace {
@@ -27,6 +29,21 @@ uint64_t BytesBelow(const std::filesystem::path& dir) {
     if (!vanished) bytes += size;
   }
   return bytes;
+}
+
+// Photos, models and the database are nobody else's, in a folder that was there
+// before as in one that MakeFolders made. One that all users share (/tmp)
+// stays.
+void MakePrivate(const std::filesystem::path& folder) {
+  constexpr mode_t kOthers = 077;
+  struct stat info;
+  if (stat(folder.c_str(), &info) != 0 || (info.st_mode & kOthers) == 0) return;
+  const mode_t mode = info.st_mode & 07777 & ~kOthers;
+  const bool is_shared = (info.st_mode & S_ISVTX) != 0;
+  if (!is_shared && chmod(folder.c_str(), mode) == 0) return;
+  spdlog::warn(
+      "other users of this machine can open the state folder {}: chmod 700",
+      folder.native());
 }
 
 }  // namespace
@@ -59,6 +76,7 @@ class StateFolder::Lock {
 absl::StatusOr<std::unique_ptr<StateFolder>> StateFolder::Open(
     const std::filesystem::path& path, const StateLimits& limits) {
   RETURN_IF_ERROR(MakeFolders(path));
+  MakePrivate(path);
   auto folder = std::unique_ptr<StateFolder>(new StateFolder(path, limits));
   ASSIGN_OR_RETURN(folder->lock_, Lock::Take(path));
   ASSIGN_OR_RETURN(folder->database_, Database::Open(path / "finetuned.db"));

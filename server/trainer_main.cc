@@ -26,6 +26,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "common/file.h"
+#include "common/flag_names.h"
 #include "common/rpc_status.h"
 #include "common/serving_activity.h"
 #include "common/sha256.h"
@@ -38,6 +39,7 @@
 #include "server/model/device.h"
 #include "server/model/registry.h"
 #include "server/model/safetensors.h"
+#include "server/process_start.h"
 #include "server/training/fine_tuner.h"
 
 namespace finetune {
@@ -206,6 +208,10 @@ absl::Status TrainCatching(const std::string& spec_file,
   return Train(spec, events, stop);
 } catch (const c10::Error& e) {
   const std::string what = e.what_without_backtrace();
+  if (IsOutOfCpuMemory(what)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "out of memory: try a smaller batch_size (", FirstLine(what), ")"));
+  }
   if (!IsOutOfGpuMemory(what)) return absl::InternalError(what);
   return absl::ResourceExhaustedError(absl::StrCat(
       "out of GPU memory: try a smaller batch_size (", FirstLine(what), ")"));
@@ -253,12 +259,15 @@ int Main(const std::string& spec_file) {
 
 int main(int argc, char** argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  finetune::OpenStandardStreams();
+  finetune::MakeNewFilesPrivate();
   std::string spec_file;
   CLI::App app("Runs one fine-tuning job for finetuned.", "finetune-trainer");
   app.set_version_flag("--version", FINETUNE_VERSION);
   app.add_option("--spec", spec_file, "File that holds a TrainerSpec")
       ->required()
       ->check(CLI::ExistingFile);
+  finetune::SpellFlagsAs(app, argc, argv);
   CLI11_PARSE(app, argc, argv);
   return finetune::Main(spec_file);
 }

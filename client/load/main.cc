@@ -14,6 +14,7 @@
 #include "client/load/load.h"
 #include "client/load/requests.h"
 #include "client/load/server_times.h"
+#include "common/flag_names.h"
 #include "nlohmann/json.hpp"
 
 namespace finetune {
@@ -143,6 +144,7 @@ int Main(int argc, char** argv) {
       "finetune-load");
   AddWhat(app, arguments);
   AddHow(app, arguments);
+  SpellFlagsAs(app, argc, argv);
   CLI11_PARSE(app, argc, argv);
 
   const auto photos = ReadPhotos(arguments.photos);
