@@ -11,6 +11,7 @@
 #include <string>
 #include <system_error>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "client/job_text.h"
@@ -111,6 +112,12 @@ absl::StatusOr<v1::Model> Resolve(const Connection& connection,
   v1::GetModelResponse response;
   RETURN_IF_ERROR(Call(connection, stub, &v1::ModelService::Stub::GetModel,
                        request, response));
+  // A file is named by it.
+  const std::string& name = response.model().ref().name();
+  if (name.empty() || absl::StrContains(name, '/') || name.front() == '.') {
+    return absl::InternalError(absl::StrCat(
+        "the server calls the model \"", name, "\", which is no name of one"));
+  }
   return response.model();
 }
 

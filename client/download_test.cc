@@ -40,6 +40,7 @@ class FakeModels final : public v1::ModelService::Service {
       return ToGrpcStatus(NoSuchResourceError("model", ref.name()));
     }
     if (ref.version() == 0) ref.set_version(3);
+    if (!other_name.empty()) ref.set_name(other_name);
     return grpc::Status::OK;
   }
   grpc::Status DownloadModel(
@@ -62,6 +63,7 @@ class FakeModels final : public v1::ModelService::Service {
   }
 
   v1::DownloadModelRequest asked;
+  std::string other_name;  // What GetModel calls the model; empty: as asked.
   std::string first = "abc", second = "def", sent_second;
   bool forget_digest = false;
   std::function<void()> midway;  // Called after `first`.
@@ -128,6 +130,14 @@ TEST_F(DownloadTest, FileIsNamedByItsVersionAndFormat) {
   EXPECT_TRUE(fs::exists(dir_.path() / "pets-3.safetensors"));
   EXPECT_TRUE(fs::exists(dir_.path() / "pets-3.onnx"));
   EXPECT_EQ(models_.asked.format(), v1::MODEL_FORMAT_ONNX);
+}
+
+TEST_F(DownloadTest, ServerCannotChooseAnotherFolder) {
+  options_.file.clear();
+  for (const char* name : {"../pets", "/tmp/pets", ".pets"}) {
+    models_.other_name = name;
+    EXPECT_EQ(Download(), kFailed) << name;
+  }
 }
 
 TEST_F(DownloadTest, FileThatIsThereIsKeptUnlessForced) {
