@@ -209,6 +209,11 @@ absl::StatusOr<LoadedModel> ServerRooms::Load(
   absl::StatusOr<LoadedModel> loaded = LoadChecked(model, predictor);
   const auto works = [this] { return DeviceWorks(device); };
   const auto fail = [this](const std::string& message) { Fail(message); };
+  const auto current = state->models().Resolve({});
+  if (grpc_server != nullptr && current.ok() &&
+      ModelRefText(current->ref()) == ModelRefText(model.ref())) {
+    SetServing(loaded.ok());
+  }
   if (loaded.ok()) {
     loaded->forward =
         ReportingFatalErrors(std::move(loaded->forward), works, fail);
@@ -216,11 +221,6 @@ absl::StatusOr<LoadedModel> ServerRooms::Load(
   }
   spdlog::error("model {}: {}", ModelRefText(model.ref()),
                 loaded.status().ToString());
-  const auto current = state->models().Resolve({});
-  if (grpc_server != nullptr && current.ok() &&
-      ModelRefText(current->ref()) == ModelRefText(model.ref())) {
-    SetServing(false);
-  }
   if (!works()) fail(std::string(loaded.status().message()));
   return loaded;
 }

@@ -51,8 +51,9 @@ struct ServerRooms {
   absl::Status Listen(const ServerOptions& options,
                       grpc::ServerBuilder& builder, const int& port);
 
-  // Into memory, for Classify. A failure is logged, and told to health where it
-  // is the default model's; a device that fails for good ends the server.
+  // Into memory, for Classify. Health is told how it went with the default
+  // model, since a failure may pass; failures are logged, and a device that
+  // fails for good ends the server.
   absl::StatusOr<LoadedModel> Load(const v1::Model& model,
                                    const PredictorOptions& predictor);
 

@@ -156,10 +156,11 @@ TEST_F(ServerTest, JobBecomesAModelThatIsServedAlsoAfterARestart) {
 
 TEST_F(ServerTest, WeightsThatWereDamagedOnDiskAreNotServed) {
   ASSERT_EQ(RunJob("pets").state(), v1::JOB_STATE_SUCCEEDED);
+  const fs::path file = options_.state_dir / "models/pets/1" / kWeightsFile;
+  fs::copy_file(file, dir_.path() / "whole");
   {
     // Zeros among the tensors: a file that can be read, of another model.
-    std::fstream weights(options_.state_dir / "models/pets/1" / kWeightsFile,
-                         std::ios::binary | std::ios::in | std::ios::out);
+    std::fstream weights(file, std::ios::binary | std::ios::in | std::ios::out);
     weights.seekp(20 << 20);
     weights << std::string(3 << 20, '\0');
     ASSERT_TRUE(weights.good());
@@ -179,6 +180,11 @@ TEST_F(ServerTest, WeightsThatWereDamagedOnDiskAreNotServed) {
   }
   EXPECT_THAT(FromGrpcStatus(download->Finish()),
               StatusIs(absl::StatusCode::kDataLoss));
+
+  // Put back, they are served, and health says so.
+  fs::rename(dir_.path() / "whole", file);
+  EXPECT_THAT(Classify(Image("rgb.png")), IsOk());
+  EXPECT_EQ(Health("finetune.v1.InferenceService"), HealthStatus::SERVING);
 }
 
 TEST_F(ServerTest, PromotionsUnderLoadFailNoRequest) {
