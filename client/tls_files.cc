@@ -8,27 +8,17 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "common/file.h"
+#include "common/pem.h"
 #include "common/status_macros.h"
-#include "openssl/bio.h"
 #include "openssl/err.h"
-#include "openssl/pem.h"
-#include "openssl/x509.h"
 
 namespace finetune {
 namespace {
 
-constexpr uint64_t kMaxPemBytes = 1 << 20;
-
-template <auto free>
-struct Free {
-  void operator()(auto* object) const { free(object); }
-};
-using Bio = std::unique_ptr<BIO, Free<BIO_free_all>>;
-using Certificate = std::unique_ptr<X509, Free<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Free<EVP_PKEY_free>>;
-
-// Keeps OpenSSL from asking the terminal for a password.
-int NoPassword(char*, int, int, void*) { return -1; }
+using pem::Bio;
+using pem::Certificate;
+using pem::Key;
+using pem::NoPassword;
 
 absl::Status Broken(const char* flag, const std::string& file,
                     absl::string_view problem) {
@@ -41,7 +31,7 @@ absl::Status Broken(const char* flag, const std::string& file,
 absl::StatusOr<std::string> ReadOptional(const char* flag,
                                          const std::string& file) {
   if (file.empty()) return std::string();
-  absl::StatusOr<std::string> content = ReadFile(file, kMaxPemBytes);
+  absl::StatusOr<std::string> content = ReadFile(file, pem::kMaxBytes);
   if (content.ok()) return content;
   return absl::InvalidArgumentError(
       absl::StrCat(flag, ": ", content.status().message()));

@@ -6,30 +6,20 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/file.h"
+#include "common/pem.h"
 #include "common/status_macros.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"
-#include "openssl/bio.h"
 #include "openssl/err.h"
-#include "openssl/pem.h"
-#include "openssl/x509.h"
 #include "spdlog/spdlog.h"
 
 namespace finetune {
 namespace {
 
-constexpr uint64_t kMaxPemBytes = 1 << 20;
-
-template <auto free>
-struct Free {
-  void operator()(auto* object) const { free(object); }
-};
-using Bio = std::unique_ptr<BIO, Free<BIO_free_all>>;
-using Certificate = std::unique_ptr<X509, Free<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Free<EVP_PKEY_free>>;
-
-// Keeps OpenSSL from asking the terminal for a password.
-int NoPassword(char*, int, int, void*) { return -1; }
+using pem::Bio;
+using pem::Certificate;
+using pem::Key;
+using pem::NoPassword;
 
 absl::Status Broken(const char* flag, const std::filesystem::path& file,
                     absl::string_view problem) {
@@ -40,7 +30,7 @@ absl::Status Broken(const char* flag, const std::filesystem::path& file,
 
 absl::StatusOr<Bio> OpenPem(const char* flag,
                             const std::filesystem::path& file) {
-  const absl::StatusOr<std::string> content = ReadFile(file, kMaxPemBytes);
+  const absl::StatusOr<std::string> content = ReadFile(file, pem::kMaxBytes);
   if (!content.ok()) return Broken(flag, file, content.status().message());
   Bio bio(BIO_new(BIO_s_mem()));
   BIO_write(bio.get(), content->data(), static_cast<int>(content->size()));
