@@ -23,6 +23,7 @@ ROOMS = {
                          "server/state/", "common/"],
     "server/data/": ["server/data/", "common/"],
     "server/model/": ["server/model/", "server/state/", "common/"],
+    "server/model/pixel_normalizer": ["server/model/", "server/data/normalize"],
     "server/training/": ["server/training/", "server/data/", "server/model/",
                          "server/jobs/job.h", "common/"],
     "server/inference/": ["server/inference/", "common/"],

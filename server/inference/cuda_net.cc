@@ -4,26 +4,16 @@
 #include <functional>
 #include <utility>
 
-#include "server/data/normalize.h"
-
 namespace finetune {
 namespace {
 
 constexpr int64_t kOne[] = {1, 1};
 
-torch::Tensor PerChannel(const std::array<float, 3>& values) {
-  return torch::tensor({values[0], values[1], values[2]}, torch::kDouble)
-      .view({1, 3, 1, 1});
-}
-
 }  // namespace
 
 CudaNet::CudaNet(const FoldedResNet18& net, torch::Device device,
                  torch::Dtype type)
-    : options_(torch::dtype(type).device(device)) {
-  const torch::Tensor std = PerChannel(kImageStd);
-  scale_ = (1 / (255 * std)).to(device, torch::kFloat);
-  shift_ = (-PerChannel(kImageMean) / std).to(device, torch::kFloat);
+    : options_(torch::dtype(type).device(device)), normalize_(device) {
   conv1_ = Upload(net.conv1);
   for (const FoldedResNet18::Block& block : net.blocks) {
     FoldedLayer conv2 = block.conv2;
@@ -71,9 +61,9 @@ torch::Tensor CudaNet::RunBlock(const Block& block,
 }
 
 torch::Tensor CudaNet::Forward(const torch::Tensor& pixels) const {
-  torch::Tensor x = torch::addcmul(
-      shift_, pixels.permute({0, 3, 1, 2}).to(torch::kFloat), scale_);
-  x = x.to(options_.dtype()).contiguous(at::MemoryFormat::ChannelsLast);
+  torch::Tensor x = normalize_(pixels)
+                        .to(options_.dtype())
+                        .contiguous(at::MemoryFormat::ChannelsLast);
   x = at::cudnn_convolution_relu(x, conv1_.weights, conv1_.bias,
                                  {conv1_.stride, conv1_.stride},
                                  {conv1_.padding, conv1_.padding}, kOne, 1);

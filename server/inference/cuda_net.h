@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "server/inference/fused_resnet18.h"
+#include "server/model/pixel_normalizer.h"
 #include "torch/torch.h"
 
 namespace finetune {
@@ -39,8 +40,7 @@ class CudaNet {
   torch::Tensor RunBlock(const Block& block, const torch::Tensor& x) const;
 
   const torch::TensorOptions options_;
-  // Of the normalisation: x * scale + shift, float32 [1, 3, 1, 1].
-  torch::Tensor scale_, shift_;
+  const PixelNormalizer normalize_;
   Layer conv1_, fc_;
   std::vector<Block> blocks_;
 };

@@ -23,11 +23,6 @@ torch::Tensor LabelsOf(const Batch& batch) {
                           {static_cast<int64_t>(batch.size)}, torch::kInt64);
 }
 
-torch::Tensor PerChannel(const std::array<float, 3>& values) {
-  return torch::tensor({values[0], values[1], values[2]}, torch::kDouble)
-      .view({1, 3, 1, 1});
-}
-
 }  // namespace
 
 AllocateFn DeviceBatches::AllocatorFor(torch::Device device) {
@@ -38,9 +33,7 @@ AllocateFn DeviceBatches::AllocatorFor(torch::Device device) {
 DeviceBatches::DeviceBatches(Loader& loader, torch::Device device)
     : loader_(loader), device_(device) {
   if (!device_.is_cuda()) return;
-  const torch::Tensor std = PerChannel(kImageStd);
-  scale_ = (1 / (255 * std)).to(device_, torch::kFloat);
-  shift_ = (-PerChannel(kImageMean) / std).to(device_, torch::kFloat);
+  normalize_.emplace(device_);
   copies_ = c10::impl::VirtualGuardImpl(device_.type())
                 .getStreamFromGlobalPool(device_);
   copied_.emplace(device_.type());
@@ -86,9 +79,7 @@ DeviceBatches::OnDevice DeviceBatches::Uploaded(const Batch& batch) {
   // Or the next copies could get their memory before the step has read it.
   pixels.record_stream(current);
   labels.record_stream(current);
-  return {.images = torch::addcmul(
-              shift_, pixels.permute({0, 3, 1, 2}).to(torch::kFloat), scale_),
-          .labels = labels};
+  return {.images = (*normalize_)(pixels), .labels = labels};
 }
 
 }  // namespace finetune

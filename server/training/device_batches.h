@@ -10,6 +10,7 @@
 #include "c10/core/Stream.h"
 #include "common/buffer.h"
 #include "server/data/loader.h"
+#include "server/model/pixel_normalizer.h"
 #include "torch/torch.h"
 
 namespace finetune {
@@ -43,8 +44,8 @@ class DeviceBatches {
   const torch::Device device_;
   // On a CPU: where every batch's images go, one after the other.
   torch::Tensor images_;
-  // On a GPU: float32 [1, 3, 1, 1].
-  torch::Tensor scale_, shift_;
+  // On a GPU:
+  std::optional<PixelNormalizer> normalize_;
   std::optional<c10::Stream> copies_;
   std::optional<c10::Event> copied_;
 };

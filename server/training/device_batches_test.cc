@@ -64,6 +64,21 @@ TEST_P(DeviceBatchesTest, EveryImageComesNormalizedWithItsLabel) {
   EXPECT_THAT(sizes, ::testing::ElementsAre(4, 4, 4, 4, 4, 2));
 }
 
+TEST_P(DeviceBatchesTest, BothWaysToNormalizeGiveTheSameValues) {
+  std::vector<uint8_t> pixels(kInputBytes);
+  for (size_t i = 0; i < kInputBytes; ++i) pixels[i] = i * 7 % 256;
+  const std::vector<int64_t> shape = {1, kInputSize, kInputSize, 3};
+  std::vector<float> expected(kInputBytes);
+  NormalizeChannelsLast(pixels.data(), expected.data());
+  const torch::Tensor normalized = PixelNormalizer(device_)(
+      torch::from_blob(pixels.data(), shape, torch::kByte).to(device_));
+  EXPECT_TRUE(normalized.is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_TRUE(
+      normalized.permute({0, 2, 3, 1})
+          .cpu()
+          .allclose(torch::from_blob(expected.data(), shape), 1e-5, 1e-6));
+}
+
 TEST_P(DeviceBatchesTest, ErrorOfTheLoaderIsHandedOn) {
   Loader loader(Options(), {0, 1}, [](size_t, uint8_t*, int64_t*) {
     return absl::NotFoundError("gone");
